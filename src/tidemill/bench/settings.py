@@ -1,0 +1,133 @@
+"""Configurations from and to JSON and ``key=value`` settings: one dataclass, no second schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from tidemill.bench.claim import Json
+from tidemill.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One field of a configuration, as a form or ``--help`` shows it."""
+
+    name: str
+    kind: type
+    default: Json
+    help: str
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+
+
+def settings_of(config: type[Any]) -> tuple[Setting, ...]:
+    """The fields of a configuration class, in order."""
+    hints = typing.get_type_hints(config)
+    found: list[Setting] = []
+    for item in dataclasses.fields(config):
+        kind, optional = _plain_type(hints[item.name])
+        default = item.default if item.default is not dataclasses.MISSING else None
+        choices = _choices(kind) or tuple(item.metadata.get("choices", ()))
+        help_text = str(item.metadata.get("help", ""))
+        found.append(Setting(item.name, kind, _plain_value(default), help_text, choices, optional))
+    return tuple(found)
+
+
+def to_json(config: object) -> dict[str, Json]:
+    """A configuration as JSON, field by field."""
+    fields = dataclasses.fields(typing.cast(Any, config))
+    return {item.name: _plain_value(getattr(config, item.name)) for item in fields}
+
+
+def from_json(config: type[Any], values: Mapping[str, object]) -> Any:
+    """Build a configuration from JSON values or strings; absent fields keep their defaults.
+
+    Raises:
+        ConfigError: An unknown field, a value of the wrong type, or one out of range.
+    """
+    known = {setting.name: setting for setting in settings_of(config)}
+    for name in values:
+        if name not in known:
+            raise ConfigError.of("setting", name, f"one of {', '.join(known)}")
+    return config(**{name: _convert(known[name], value) for name, value in values.items()})
+
+
+def from_settings(config: type[Any], settings: Iterable[str]) -> Any:
+    """Build a configuration from ``key=value`` strings, as ``--set`` gives them."""
+    values: dict[str, object] = {}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError.of("--set", text, "of the form key=value")
+        values[name.strip()] = value.strip()
+    return from_json(config, values)
+
+
+def _plain_type(hint: Any) -> tuple[type, bool]:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        members = [arg for arg in typing.get_args(hint) if arg is not types.NoneType]
+        return members[0], True
+    return (typing.get_origin(hint) or hint), False
+
+
+def _choices(kind: type) -> tuple[str, ...]:
+    if not issubclass(kind, Enum):
+        return ()
+    return tuple(str(member.value) for member in typing.cast(type[Enum], kind))
+
+
+def _plain_value(value: object) -> Json:
+    return value.value if isinstance(value, Enum) else typing.cast(Json, value)
+
+
+def _convert(setting: Setting, value: object) -> object:
+    if value is None or (setting.optional and value == ""):
+        if setting.optional:
+            return None
+        raise ConfigError.of(setting.name, value, f"a {setting.kind.__name__}")
+    try:
+        if setting.kind is bool:
+            return _boolean(value)
+        if setting.kind is float and not math.isfinite(float(typing.cast(float, value))):
+            raise ValueError(value)
+        if setting.kind is int:
+            return _integer(value)
+        return setting.kind(value)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        allowed = (
+            f"one of {', '.join(setting.choices)}"
+            if setting.choices
+            else (f"a value of type {setting.kind.__name__}")
+        )
+        raise ConfigError.of(setting.name, value, allowed, setting.help) from error
+
+
+def _boolean(value: object) -> bool:
+    words = {"true": True, "yes": True, "on": True, "1": True}
+    words |= {"false": False, "no": False, "off": False, "0": False}
+    if (word := str(value).lower()) not in words:
+        raise ValueError(value)
+    return words[word]
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError(value)
+    if isinstance(value, str):
+        return int(value, 0) if not value.isdecimal() else int(value)
+    return int(typing.cast(int, value))
+
+
+def dumps(values: object) -> str:
+    """Compact JSON that refuses NaN and infinity, keys in the order given."""
+    return json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -1,0 +1,1 @@
+"""The systems, one package per paper; none imports another."""
