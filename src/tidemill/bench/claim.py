@@ -1,7 +1,7 @@
 """What a paper says, what is measured in its stead, and how the verdict follows.
 
-Status and verdict are derived from a measurement, never typed: `Measurement.status` follows from the
-stand-ins it ran on, `Claim.verdict` from its interval and the claim's target.
+Status and verdict are derived from a measurement, never typed: `Measurement.status` follows from
+the stand-ins it ran on, `Claim.verdict` from its interval and the claim's target.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tidemill.errors import ClaimError
 if TYPE_CHECKING:
     from tidemill.bench.trial import Trial
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 
 @dataclass(frozen=True, slots=True)

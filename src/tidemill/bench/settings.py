@@ -7,7 +7,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -94,25 +94,23 @@ def _convert(setting: Setting, value: object) -> object:
             return None
         raise ConfigError.of(setting.name, value, f"a {setting.kind.__name__}")
     try:
-        if setting.kind is bool:
-            return _boolean(value)
-        if setting.kind is float and not math.isfinite(float(typing.cast(float, value))):
-            raise ValueError(value)
-        if setting.kind is int:
-            return _integer(value)
-        return setting.kind(value)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        allowed = (
-            f"one of {', '.join(setting.choices)}"
-            if setting.choices
-            else (f"a value of type {setting.kind.__name__}")
-        )
-        raise ConfigError.of(setting.name, value, allowed, setting.help) from error
+        converted = _CONVERTERS.get(setting.kind, setting.kind)(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError.of(setting.name, value, _allowed(setting), setting.help) from error
+    if setting.choices and str(_plain_value(converted)) not in setting.choices:
+        raise ConfigError.of(setting.name, value, _allowed(setting), setting.help)
+    return converted
 
 
-def _boolean(value: object) -> bool:
+def _allowed(setting: Setting) -> str:
+    if setting.choices:
+        return f"one of {', '.join(setting.choices)}"
+    return {int: "a whole number", float: "a finite number", bool: "true or false"}.get(
+        setting.kind, f"a {setting.kind.__name__}"
+    )
+
+
+def _boolean(value: Any) -> bool:
     words = {"true": True, "yes": True, "on": True, "1": True}
     words |= {"false": False, "no": False, "off": False, "0": False}
     if (word := str(value).lower()) not in words:
@@ -120,12 +118,26 @@ def _boolean(value: object) -> bool:
     return words[word]
 
 
-def _integer(value: object) -> int:
+def _integer(value: Any) -> int:
     if isinstance(value, float) and not value.is_integer():
         raise ValueError(value)
-    if isinstance(value, str):
-        return int(value, 0) if not value.isdecimal() else int(value)
-    return int(typing.cast(int, value))
+    if isinstance(value, str) and not value.isdecimal():
+        return int(value, 0)
+    return int(value)
+
+
+def _finite(value: Any) -> float:
+    if not math.isfinite(number := float(value)):
+        raise ValueError(value)
+    return number
+
+
+_CONVERTERS: dict[type, Callable[[Any], object]] = {
+    bool: _boolean,
+    int: _integer,
+    float: _finite,
+    str: str,
+}
 
 
 def dumps(values: object) -> str:

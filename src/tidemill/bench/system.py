@@ -71,7 +71,7 @@ class System:
         name: Package name and first word of its commands.
         paper: The paper.
         summary: What the user gets, one sentence, both languages.
-        config: A frozen slotted dataclass; every field has a default and a ``help`` in its metadata.
+        config: A frozen slotted dataclass; each field has a default and a ``help`` in its metadata.
         run: Runs the system on its default real input.
         claims: What the abstract claims and how it is measured here.
         requires: What the machine must have.

@@ -88,7 +88,8 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ConfigError(
-                    f"table {self.title!r}: a row of {len(row)} cells — {len(self.columns)} columns."
+                    f"table {self.title!r}: a row has {len(row)} cells — must be "
+                    f"{len(self.columns)}."
                 )
 
 

@@ -1,9 +1,9 @@
 """The C++ kernels of all rooms, compiled for two instruction sets and picked at import.
 
-``kernels("cusbf")`` gives the sub-module that ``systems/cusbf/kernels.cpp`` registers. On x86-64 the
-package holds two builds of the same sources: ``_baseline`` (x86-64, SSE2) and ``_avx2`` (AVX2, FMA,
-F16C, BMI2); elsewhere one ``_baseline`` for the compiler's default target. ``TIDEMILL_NATIVE`` set
-to ``baseline`` or ``avx2`` forces one. This package knows nothing about what the kernels compute.
+``kernels("cusbf")`` gives what ``systems/cusbf/kernels.cpp`` registers. On x86-64 the package holds
+two builds of the same sources: ``_baseline`` (x86-64, SSE2) and ``_avx2`` (AVX2, FMA, F16C, BMI2);
+elsewhere one ``_baseline`` for the compiler's default target. ``TIDEMILL_NATIVE`` set to
+``baseline`` or ``avx2`` forces one. This package knows nothing about what the kernels compute.
 """
 
 from __future__ import annotations
