@@ -10,8 +10,8 @@ from 1. The kinds and what else their lines hold:
     measurement  trial, claim, value, low, high, repeats, subject, baseline, stand_ins, detail,
                  unit, status, verdict          one figure for one claim
     report       headline, facts, timings, tables, charts    what the system's run tells
-    trial        name, state, index, count, limit_s          state "started"; pid of its process
-                 name, state, outcome, error, seconds, peak_rss_bytes, disturbed    state "ended"
+    trial        name, state "started", pid, limit_s         its process has begun; "" is the run
+                 name, state "ended", outcome, error, seconds, peak_rss_bytes, disturbed
     end          state, error                   the last line; state as in `RunState`
 """
 
@@ -134,7 +134,7 @@ class EventLog:
 
 
 def _line(event: Event) -> bytes:
-    line = (dumps(event.to_json()) + "\n").encode()
+    line = (dumps(event.to_json()) + "\n").encode(errors="replace")  # half a character is no UTF-8
     if len(line) <= LINE_LIMIT_BYTES:
         return line
     largest = max(event.data, key=lambda name: len(dumps(event.data[name])))
