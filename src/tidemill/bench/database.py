@@ -32,7 +32,8 @@ from tidemill.errors import (
 )
 
 BUSY_TIMEOUT_S = 10.0
-"""How long a connection waits for another process's write to end."""
+"""How long a connection waits for another process's write to end; ``?timeout=3`` in the URL says
+otherwise."""
 
 _FORM = "a path ending in .db, or a URL such as sqlite:////data/tidemill.db or postgresql://host/db"
 _WRITES = "tidemill_writes"
@@ -60,7 +61,9 @@ def open_engine(location: str | None = None) -> Engine:
     """
     url = _url(default_url() if location is None else location)
     is_sqlite = url.get_backend_name() == "sqlite"
-    options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if is_sqlite else {}
+    options: dict[str, Any] = {}
+    if is_sqlite and "timeout" not in url.query:
+        options["connect_args"] = {"timeout": BUSY_TIMEOUT_S}
     try:
         engine = create_engine(url, json_serializer=dumps, pool_pre_ping=not is_sqlite, **options)
     except NoSuchModuleError as error:
@@ -257,8 +260,8 @@ _SQLITE_ERRORS: tuple[tuple[tuple[str, ...], type[TidemillError], str, str], ...
         ("SQLITE_BUSY", "SQLITE_LOCKED"),
         ResourceError,
         "another process holds it",
-        f"waited {BUSY_TIMEOUT_S:g} s, nothing was changed; end that process (`fuser` on the file "
-        "tells it) and try again",
+        "waited in vain and changed nothing; end that process (`fuser` on the file tells it) and "
+        "try again",
     ),
     (
         ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM"),

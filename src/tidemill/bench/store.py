@@ -252,7 +252,7 @@ def _records() -> sa.Select[Any]:
 
 def _checked(name: str, values: Mapping[str, Json]) -> dict[str, Json]:
     try:
-        dumps(values)
+        dumps(values).encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{name} — is not JSON: {error}; numbers must be finite, keys strings."
@@ -288,11 +288,17 @@ def _outcome_row(outcome: TrialOutcome) -> dict[str, Any]:
 
 
 def _measurement_row(item: Measurement) -> dict[str, Any]:
-    names = ("claim", "value", "low", "high", "repeats", "subject", "baseline")
+    names = ("claim", "value", "low", "high", "repeats")
     return {name: getattr(item, name) for name in names} | {
+        "subject": _storable(item.subject),
+        "baseline": _storable(item.baseline),
         "detail": _checked(f"detail of the measurement of {item.claim}", item.detail),
         "stand_ins": [
-            {"device": s.device, "kind": s.kind, "description": s.description}
+            {
+                "device": _storable(s.device),
+                "kind": s.kind,
+                "description": _storable(s.description),
+            }
             for s in item.stand_ins
         ],
     }
