@@ -1,0 +1,73 @@
+"""Settings of one run: the filter, the genome it holds and what it is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tidemill.errors import ConfigError
+
+SHARD_BITS = 256
+"""Bits of a shard, four 64-bit sectors: one hash bit of four goes into each sector."""
+
+
+def check_parameters(*, k: int, s: int, m: int, hashes: int, bits: int, seed: int) -> None:
+    """Refuse filter parameters that do not fit together.
+
+    Raises:
+        ConfigError: Names the field, its value and what is allowed.
+    """
+    if not 1 <= k <= 32:
+        raise ConfigError.of("k", k, "in 1-32", "a k-mer is one 64-bit word of 2-bit bases")
+    if not 1 <= s <= k:
+        raise ConfigError.of("s", s, f"in 1-k (k={k})", "a k-mer is found by its own s-mers")
+    if not 1 <= m <= k:
+        raise ConfigError.of("m", m, f"in 1-k (k={k})", "a minimizer is an m-mer of the k-mer")
+    if hashes not in (4, 8, 12, 16):
+        raise ConfigError.of("hashes", hashes, "4, 8, 12 or 16", "bits per s-mer, four sectors")
+    if not 8 * SHARD_BITS <= bits < 1 << 48:
+        raise ConfigError.of("bits", bits, f"in {8 * SHARD_BITS}-2^48", "whole shards of 256 bits")
+    if not 0 <= seed < 1 << 64:
+        raise ConfigError.of("seed", seed, "in 0-2^64", "hash constants follow from it")
+
+
+@dataclass(frozen=True, slots=True)
+class CuSBFConfig:
+    """A Super Bloom filter over one genome, queried with reads, a relative and random k-mers."""
+
+    k: int = field(default=31, metadata={"help": "Bases of a k-mer, 1-32."})
+    s: int = field(default=28, metadata={"help": "Bases of the s-mers that stand for a k-mer."})
+    m: int = field(default=16, metadata={"help": "Bases of the minimizer that picks the shard."})
+    hashes: int = field(default=4, metadata={"help": "Bits set per s-mer: 4, 8, 12 or 16."})
+    bits: int = field(default=1 << 27, metadata={"help": "Size of the filter in bits."})
+    canonical: bool = field(
+        default=True, metadata={"help": "Treat a k-mer and its reverse complement as one."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of hashes, reads and negatives."})
+    genome: str = field(
+        default="ecoli_k12",
+        metadata={"help": "What is inserted: a shipped genome or a FASTA/FASTQ file."},
+    )
+    relative: str = field(
+        default="ecoli_536", metadata={"help": "Related genome or file that is queried."}
+    )
+    reads: int = field(default=20_000, metadata={"help": "150-base reads drawn and classified."})
+    read_error_rate: float = field(
+        default=0.01, metadata={"help": "Substitutions per base of the reads, 0-1."}
+    )
+    negatives: int = field(
+        default=4_000_000, metadata={"help": "Random k-mers queried for the false-positive rate."}
+    )
+    threads: int = field(default=2, metadata={"help": "Threads that insert and query."})
+
+    def __post_init__(self) -> None:
+        check_parameters(
+            k=self.k, s=self.s, m=self.m, hashes=self.hashes, bits=self.bits, seed=self.seed
+        )
+        if not 0 <= self.reads <= 10_000_000:
+            raise ConfigError.of("reads", self.reads, "in 0-10,000,000")
+        if not 0 <= self.read_error_rate <= 1:
+            raise ConfigError.of("read_error_rate", self.read_error_rate, "in 0-1")
+        if not 0 <= self.negatives <= 1_000_000_000:
+            raise ConfigError.of("negatives", self.negatives, "in 0-1,000,000,000")
+        if not 1 <= self.threads <= 1024:
+            raise ConfigError.of("threads", self.threads, "in 1-1024")
