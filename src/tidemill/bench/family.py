@@ -141,12 +141,17 @@ def start_time(pid: int) -> float | None:
 def is_alive(pid: int | None, started: float | None, word: str) -> bool:
     """Whether ``pid`` is still the process that began at ``started``, not a later one.
 
-    The system clock may be set in between, so a process whose command line has ``word`` counts too.
+    The system clock may be set in between, so a process with ``word`` in its command counts too.
     """
     if pid is None or (found := start_time(pid)) is None:
         return False
     if started is not None and abs(found - started) < _CLOCK_SLACK_S:
         return True
+    return has_word(pid, word)
+
+
+def has_word(pid: int, word: str) -> bool:
+    """Whether ``word`` is among the arguments of process ``pid``; False if there is none."""
     try:
         return word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:

@@ -10,7 +10,7 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from tidemill.bench.claim import Json
@@ -26,7 +26,7 @@ _FORWARDED = frozenset({"trial", "stage", "progress", "log", "measurement"})
 _POLL_S = 0.2
 
 
-def run_trials(  # noqa: PLR0913 - the session's own words, handed on
+def run_trials(
     reference: str,
     names: Sequence[str],
     *,
@@ -88,7 +88,7 @@ def _ray() -> Any:
 
 
 @contextlib.contextmanager
-def _connected(ray: Any, address: str) -> Iterator[None]:
+def _connected(ray: Any, address: str) -> Generator[None]:
     """Connect for the session, unless the caller already is."""
     if ray.is_initialized():
         yield

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, is_dataclass
 from datetime import date
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,11 +129,13 @@ class System:
 def discover() -> Iterator[System]:
     """All installed systems by name, from the entry points of group ``tidemill.systems``."""
     for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda e: e.name):
-        yield _checked(entry.load(), f"entry point {entry.name} = {entry.value}")
+        yield _loaded(entry)
 
 
 def find(name: str) -> System:
     """The installed system called ``name``, or the one at ``package.module:ATTRIBUTE``.
+
+    Only that system is imported.
 
     Raises:
         ConfigError: There is none; the text lists those there are.
@@ -141,10 +143,22 @@ def find(name: str) -> System:
     module, colon, attribute = name.partition(":")
     if colon:
         return _at(module, attribute)
-    systems = {system.name: system for system in discover()}
-    if name not in systems:
-        raise ConfigError.of("system", name, f"one of {', '.join(systems) or '(none installed)'}")
-    return systems[name]
+    entries = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
+    if name not in entries:
+        known = ", ".join(sorted(entries)) or "(none installed)"
+        raise ConfigError.of("system", name, f"one of {known}")
+    return _loaded(entries[name])
+
+
+def _loaded(entry: EntryPoint) -> System:
+    where = f"entry point {entry.name} = {entry.value}"
+    try:
+        found: object = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"{where} — cannot be imported: {error}; reinstall the package it comes from."
+        ) from error
+    return _checked(found, where)
 
 
 def _at(module: str, attribute: str) -> System:
