@@ -97,7 +97,7 @@ def _load(lazy: Lazy) -> typer.Typer:
         return make()
     if isinstance(found, typer.Typer):
         return found
-    app = typer.Typer(add_completion=False)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(lazy.name)(_callable(found, lazy.target))
     return app
 
