@@ -87,8 +87,11 @@ def reading(engine: Engine) -> Generator[Connection]:
     Raises:
         TidemillError: As `writing`.
     """
-    with _translated(engine.url), engine.connect() as connection, connection.begin():
-        yield connection
+    with _translated(engine.url), engine.connect() as connection:
+        if engine.dialect.name != "sqlite":  # which knows no other isolation
+            connection.execution_options(isolation_level="REPEATABLE READ")
+        with connection.begin():
+            yield connection
 
 
 @contextmanager
