@@ -81,7 +81,7 @@ def _plain_type(hint: Any) -> tuple[type, bool]:
 def _choices(kind: type) -> tuple[str, ...]:
     if not issubclass(kind, Enum):
         return ()
-    return tuple(str(member.value) for member in typing.cast(type[Enum], kind))
+    return tuple(str(member.value) for member in kind)
 
 
 def _plain_value(value: object) -> Json:

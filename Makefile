@@ -1,0 +1,25 @@
+.PHONY: install run test lint bench docs clean
+PYTEST_ARGS ?=
+
+install:
+	@scripts/setup.sh dev
+
+run:
+	@scripts/setup.sh run
+	@exec .venv/bin/tidemill up $(ARGS)
+
+test: install
+	@scripts/lint.sh
+	.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: install
+	@scripts/lint.sh
+
+bench: install
+	.venv/bin/tidemill claims --budget full $(ARGS)
+
+docs: install
+	.venv/bin/python scripts/docs.py $(ARGS)
+
+clean:
+	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,355 @@
+"""Renders the generated parts of README and docs: `make docs`, or `--check` that they are current.
+
+A part stands between ``<!-- generated: NAME ARGUMENTS -->`` and ``<!-- end generated -->``. Figures
+come from ``docs/measured/<system>.json``, which ``tidemill claims <system> --budget full --save …``
+writes; rendering refuses a file that is older than the system it measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"}
+
+from tidemill import errors
+from tidemill.bench import Claim, Direction, Measurement, System, Verdict, discover, find
+from tidemill.bench.plots import claim_chart, svg
+from tidemill.bench.settings import settings_of
+from tidemill.bench.wire import measurement_of
+from tidemill.bench.wording import unit_sign, with_interval, word
+
+ROOT = Path(__file__).parents[1]
+MEASURED = ROOT / "docs" / "measured"
+IMAGES = ROOT / "docs" / "images"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PART = re.compile(
+    r"(<!-- generated: (?P<name>[^\n]*?) -->\n).*?(<!-- end generated -->)", re.DOTALL
+)
+FOLDERS = {
+    "docs": "tutorial, how-to, reference, one page per system, the stored measurements",
+    "examples": "one short program per system",
+    "scripts": "set-up, static checks, rendering of this page",
+    "tests": "as the sources, plus style, documents and conformance",
+}
+
+
+def stored(system: str) -> dict[str, Any]:
+    """What ``tidemill claims --save`` wrote for a system; empty if it was never measured."""
+    path = MEASURED / f"{system}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def measurements(system: System) -> dict[str, Measurement]:
+    """The stored figures by claim id."""
+    parts = [
+        part for part in stored(system.name).get("systems", []) if part["system"] == system.name
+    ]
+    return {
+        claim["id"]: measurement_of(claim["measurement"])
+        for part in parts
+        for claim in part["claims"]
+        if claim["measurement"]
+    }
+
+
+def stale(system: System) -> str:
+    """Why the stored figures are not those of today's code; "" if they are."""
+    document = stored(system.name)
+    if not document:
+        return f"{system.name}: never measured"
+    code = str(document["environment"]["code"])
+    commit, dirty, _ = code.partition("+dirty")
+    folder = f"src/tidemill/systems/{system.name}"
+    changed = subprocess.run(
+        ["git", "diff", "--quiet", commit, "--", folder, "src/tidemill/bench/compare.py"],
+        cwd=ROOT,
+        check=False,
+    ).returncode
+    if dirty or changed:
+        return f"{system.name}: measured at {code}, and {folder} has changed since"
+    return ""
+
+
+def row(cells: list[str]) -> str:
+    """One line of a table."""
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join([row(header), "|" + "---|" * len(header), *(row(cells) for cells in rows)])
+
+
+def here(claim: Claim, found: Measurement | None, language: str = "en") -> str:
+    """Figure, interval and verdict of one claim."""
+    if found is None:
+        return word("not run", language)
+    figure = with_interval(found.value, found.low, found.high, claim.unit)
+    return f"{figure} — {word(claim.verdict(found), language)}"
+
+
+def headline(claim: Claim, found: Measurement | None, language: str) -> str:
+    """One claim in a cell: statement, figure and what the paper says."""
+    text = f"{claim.statement.in_language(language)}: **{here(claim, found, language)}**"
+    return text + (f" (paper: {claim.paper_value})" if claim.paper_value else "")
+
+
+def systems_table(language: str = "en") -> str:
+    """One line per system: what it is, its first claims here, how many hold."""
+    header = {
+        "en": ["system", "paper", "headline, measured here", "holds"],
+        "zh": ["系统", "论文", "主要论断(本机实测)", "成立"],
+    }[language]
+    rows: list[list[str]] = []
+    for system in discover():
+        found = measurements(system)
+        verdicts = [c.verdict(found[c.id]) for c in system.claims if c.id in found]
+        first = "<br>".join(
+            headline(claim, found.get(claim.id), language) for claim in system.claims[:2]
+        )
+        paper = f"[{system.paper.title}](https://arxiv.org/abs/{system.paper.arxiv_id})"
+        holds = f"{verdicts.count(Verdict.YES)} of {len(system.claims)}"
+        rows.append([f"[`{system.name}`](docs/systems/{system.name}.md)", paper, first, holds])
+    return table(header, rows)
+
+
+def claims_table(name: str) -> str:
+    """Every claim of a system with its quote, figure, baseline, status and verdict."""
+    system = find(name)
+    found = measurements(system)
+    rows: list[list[str]] = []
+    for claim in system.claims:
+        m = found.get(claim.id)
+        sign = "≥" if claim.direction is Direction.AT_LEAST else "≤"
+        target = f"{sign} {claim.target:g} {unit_sign(claim.unit)}"
+        figure = with_interval(m.value, m.low, m.high, claim.unit) if m else "—"
+        verdict = word(claim.verdict(m), "en") if m else ""
+        rows.append(
+            [
+                f"**{claim.id}**<br>{claim.statement.en}",
+                f"“{claim.quote}”",
+                f"**{figure}**"
+                + (f"<br>{m.subject}<br>against {m.baseline}" if m and m.baseline else ""),
+                target,
+                f"{m.status if m else 'not run'}<br>**{verdict}**",
+            ]
+        )
+    return table(["claim", "the abstract says", "measured here", "target", "status, holds"], rows)
+
+
+def machine(name: str) -> str:
+    """Where, when and how the stored figures were measured."""
+    document = stored(name)
+    if not document:
+        return "Not measured yet: `tidemill claims " + name + " --budget full`."
+    environment = document["environment"]
+    parts = [part for part in document["systems"] if part["system"] == name]
+    disturbed = [t["trial"] for part in parts for t in part["trials"] if t["disturbed"]]
+    text = (
+        f"Measured {document['written'][:10]} on {environment['cpu']}, "
+        f"{environment['cores']} cores, {environment['memory_bytes'] / 2**30:.0f} GiB, "
+        f"kernel {environment['kernel']}, "
+        f"{environment['compiler']}, native level {environment['native_level']}, code "
+        f"`{environment['code'][:12]}`, with `{document['command']}`."
+    )
+    if disturbed:
+        text += f" Other processes disturbed the trials {', '.join(disturbed)}."
+    return text
+
+
+def charts(name: str) -> str:
+    """The claims of a system as one drawing."""
+    system = find(name)
+    found = measurements(system)
+    drawings = {f"{name}-claims": claim_chart(system.claims, found)}
+    module = f"{type(system).__module__.split('.')[0]}.systems.{name}.claims"
+    more: Callable[..., dict[str, Any]] | None = getattr(
+        importlib.import_module(module), "charts", None
+    )
+    if more:
+        drawings |= {f"{name}-{key}": spec for key, spec in more(found).items()}
+    IMAGES.mkdir(exist_ok=True)
+    lines: list[str] = []
+    for key, spec in drawings.items():
+        WRITTEN[IMAGES / f"{key}.svg"] = svg(spec, background="white")
+        title = spec.get("title", f"Claims of {name}, figure and interval against the target")
+        text = title["text"] if isinstance(title, dict) else title
+        lines.append(f"![{text}](../images/{key}.svg)")
+    return "\n\n".join(lines)
+
+
+def config(name: str) -> str:
+    """The settings of a system."""
+    rows = [
+        [f"`{s.name}`", s.kind.__name__, f"`{s.default}`", s.help]
+        for s in settings_of(find(name).config)
+    ]
+    return table(["setting", "type", "default", "meaning"], rows)
+
+
+def commands() -> str:
+    """The help of every command."""
+    from typer.testing import CliRunner
+
+    from tidemill.cli import COMMANDS, app
+
+    runner = CliRunner()
+    parts: list[str] = []
+
+    def helped(*words: str) -> None:
+        result = runner.invoke(app, [*words, "--help"], prog_name="tidemill")
+        if result.exit_code:
+            raise errors.ConfigError(f"tidemill {' '.join(words)} --help: {result.output}")
+        text = re.sub(r"[ \t]+$", "", result.output, flags=re.MULTILINE).strip("\n")
+        parts.append(
+            f"### tidemill {' '.join(words)}\n\n```text\n{text}\n```".replace(
+                "### tidemill \n", "### tidemill\n"
+            )
+        )
+        for sub in _subcommands(words):
+            helped(*words, sub)
+
+    helped()
+    for name in [*(c.name for c in COMMANDS), *(s.name for s in discover() if s.cli)]:
+        helped(name)
+    return "\n\n".join(parts)
+
+
+def _subcommands(words: tuple[str, ...]) -> Iterator[str]:
+    from typer.main import get_command
+
+    from tidemill.cli import app
+
+    if len(words) != 1:
+        return
+    group = get_command(app)
+    context = group.make_context("tidemill", [*words, "--help"], resilient_parsing=True)
+    _, command, _ = group.resolve_command(context, list(words))
+    yield from sorted(getattr(command, "commands", {}))
+
+
+def error_tree() -> str:
+    """The tree of exceptions with exit codes."""
+    classes = [v for v in vars(errors).values() if isinstance(v, type) and issubclass(v, Exception)]
+    rows = [
+        [
+            f"`{c.__name__}`",
+            f"`{c.__mro__[1].__name__}`",
+            str(c.exit_code),
+            (c.__doc__ or "").split("\n")[0],
+        ]
+        for c in classes
+    ]
+    return table(["error", "is a", "exit code", "meaning"], rows)
+
+
+def routes() -> str:
+    """The pages of the site."""
+    from tidemill.bench.store import Store
+    from tidemill.feed.library import Library
+    from tidemill.web import create_app
+
+    store = Store("sqlite://")
+    store.migrate()
+    library = Library(store)
+    library.migrate()
+    app = create_app(store, library, None, read_only=True)
+    rows = [
+        [f"`{path}`", " ".join(sorted(getattr(route, "methods", None) or [])), _summary(route)]
+        for route in app.routes
+        if (path := getattr(route, "path", ""))
+    ]
+    store.close()
+    return table(["path", "methods", "what it gives"], rows)
+
+
+def _summary(route: Any) -> str:
+    endpoint = getattr(route, "endpoint", None)
+    return ((endpoint.__doc__ if endpoint else "") or "").strip().split("\n")[0]
+
+
+def file_tree() -> str:
+    """The rooms with the first sentence of each."""
+    lines = ["```text"]
+    for path in sorted((ROOT / "src" / "tidemill").iterdir()):
+        if (path / "__init__.py").is_file():
+            lines.append(_line(f"src/tidemill/{path.name}/", path / "__init__.py"))
+            if path.name == "systems":
+                lines += [
+                    _line(f"  {inner.parent.name}/", inner.parent / "__init__.py", indent=13)
+                    for inner in sorted(path.glob("*/paper.toml"))
+                ]
+        elif path.name == "errors.py":
+            lines.append(_line("src/tidemill/errors.py", path))
+    lines += [f"{name + '/':<24}{text}" for name, text in FOLDERS.items()]
+    return "\n".join([*lines, "```"])
+
+
+def _line(name: str, source: Path, indent: int = 0) -> str:
+    docstring = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
+    return f"{' ' * indent + name:<24}{docstring.splitlines()[0].rstrip('.')}"
+
+
+WRITTEN: dict[Path, str] = {}
+"""Drawings that rendering made, by path."""
+GENERATORS: dict[str, Callable[..., str]] = {
+    "systems-table": systems_table,
+    "claims-table": claims_table,
+    "machine": machine,
+    "charts": charts,
+    "config": config,
+    "commands": commands,
+    "errors": error_tree,
+    "routes": routes,
+    "file-tree": file_tree,
+}
+
+
+def render(text: str) -> str:
+    """The page with every generated part made anew."""
+
+    def fresh(match: re.Match[str]) -> str:
+        name, *arguments = match["name"].split()
+        return f"{match[1]}{GENERATORS[name](*arguments).rstrip()}\n{match[3]}"
+
+    return PART.sub(fresh, text)
+
+
+def main() -> int:
+    """Write what changed, or with ``--check`` say what would."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if it would")
+    parser.add_argument("--allow-stale", action="store_true", help="render figures of older code")
+    options = parser.parse_args()
+    old = [reason for system in discover() if (reason := stale(system))]
+    if old and not (options.check or options.allow_stale):
+        sys.stderr.write("\n".join([*old, "measure again: make bench, or pass --allow-stale\n"]))
+        return 1
+    for page in PAGES:
+        WRITTEN[page] = render(page.read_text(encoding="utf-8"))
+    changed = [
+        path
+        for path, text in WRITTEN.items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    ]
+    for path in changed:
+        sys.stdout.write(
+            f"{'out of date' if options.check else 'wrote'}: {path.relative_to(ROOT)}\n"
+        )
+        if not options.check:
+            path.write_text(WRITTEN[path], encoding="utf-8")
+    return int(options.check and bool(changed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""The limits of the house style that a machine can check, and proof that the checks bite."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "tidemill"
+PYTHON_FILES = sorted(
+    path
+    for folder in ("src", "tests", "scripts", "examples")
+    for path in (ROOT / folder).rglob("*.py")
+    if "migrations/versions" not in path.as_posix()
+)
+NATIVE_FILES = sorted(path for kind in ("*.cpp", "*.hpp") for path in SOURCE.rglob(kind))
+SYSTEM_FOLDERS = sorted(path.parent for path in (SOURCE / "systems").glob("*/paper.toml"))
+FORBIDDEN_NAMES = {"utils.py", "helpers.py", "misc.py", "common.py", "base.py"}
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=relative)
+def test_no_file_is_longer_than_400_lines(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", NATIVE_FILES, ids=relative)
+def test_no_native_file_is_longer_than_500_lines(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=relative)
+def test_no_function_is_longer_than_60_lines_or_takes_more_than_5_positional(path: Path) -> None:
+    too_long = {
+        node.name: length
+        for node in functions(path)
+        if (length := (node.end_lineno or node.lineno) - node.lineno + 1) > 60
+    }
+    assert not too_long
+    is_test = path.is_relative_to(ROOT / "tests")  # fixtures are positional by nature
+    too_wide = {
+        node.name: [arg.arg for arg in node.args.posonlyargs + node.args.args]
+        for node in functions(path)
+        if len(node.args.posonlyargs + node.args.args) > 5 + _is_method(node)
+    }
+    assert is_test or not too_wide
+
+
+def _is_method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return bool(node.args.args) and node.args.args[0].arg in ("self", "cls")
+
+
+def test_a_file_is_named_for_the_noun_it_holds() -> None:
+    assert not [relative(path) for path in PYTHON_FILES if path.name in FORBIDDEN_NAMES]
+
+
+@pytest.mark.parametrize("folder", SYSTEM_FOLDERS, ids=relative)
+def test_a_system_keeps_to_the_anatomy_and_to_1800_lines_of_python(folder: Path) -> None:
+    files = sorted(folder.glob("*.py"))
+    assert {"__init__.py", "config.py", "claims.py", "workloads.py", "baselines.py"} <= {
+        path.name for path in files
+    }
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files) <= 1800
+    assert (folder / "__init__.py").read_text(encoding="utf-8").rstrip().split("\n")[-1] == ")"
+    assert (ROOT / "docs" / "systems" / f"{folder.name}.md").is_file()
+    example = ROOT / "examples" / f"{folder.name}.py"
+    assert len(example.read_text(encoding="utf-8").splitlines()) <= 40
+
+
+def test_systems_share_no_six_lines() -> None:
+    seen: dict[tuple[str, ...], str] = {}
+    for folder in SYSTEM_FOLDERS:
+        for path in folder.glob("*.py"):
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            code = [
+                line
+                for line in lines
+                if len(line) > 3 and not line.startswith(("#", "import", "from"))
+            ]
+            for i in range(len(code) - 5):
+                owner = seen.setdefault(tuple(code[i : i + 6]), folder.name)
+                assert owner == folder.name, f"{relative(path)} repeats six lines of {owner}"
+
+
+def test_no_input_is_checked_by_assert() -> None:
+    """An assert in the product is an invariant with its text, never a check of what a user gave."""
+    bare = [
+        f"{relative(path)}:{node.lineno}"
+        for path in PYTHON_FILES
+        if path.is_relative_to(SOURCE) and "testing" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Assert) and node.msg is None
+    ]
+    assert not bare
+
+
+def run_tool(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    tool = Path(sys.executable).with_name(name)
+    return subprocess.run(
+        [tool, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """A copy of the tree to plant a fault in."""
+    shutil.copytree(
+        SOURCE, tmp_path / "src" / "tidemill", ignore=shutil.ignore_patterns("data", "__pycache__")
+    )
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def lint_imports(tree: Path) -> subprocess.CompletedProcess[str]:
+    script = (
+        "import sys; sys.path.insert(0, 'src'); "
+        "sys.meta_path[:] = [f for f in sys.meta_path if 'Editable' not in type(f).__name__]; "
+        "from importlinter.cli import lint_imports_command; lint_imports_command(['--no-logo', '--no-cache'])"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_the_import_contracts_hold_on_the_clean_tree(planted: Path) -> None:
+    result = lint_imports(planted)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("bench/planted.py", "from tidemill.feed import Library\n"),
+        ("errors.py", "import tidemill.native\n"),
+        ("web/planted.py", "from tidemill.systems.cusbf import SuperBloom\n"),
+        ("unplaced/__init__.py", ""),
+    ],
+    ids=["bench to feed", "errors to native", "web into a system", "a room nobody placed"],
+)
+def test_a_planted_import_breaks_a_contract(planted: Path, file: str, line: str) -> None:
+    target = planted / "src" / "tidemill" / file
+    target.parent.mkdir(exist_ok=True)
+    target.write_text((target.read_text() if target.exists() else "") + line)
+    result = lint_imports(planted)
+    assert result.returncode != 0
+    assert (
+        "BROKEN" in result.stdout
+        or "not exhaustive" in (result.stdout + result.stderr).lower()
+        or "Missing" in result.stdout
+    )
+
+
+def test_a_planted_import_between_systems_breaks_independence(planted: Path) -> None:
+    second = planted / "src" / "tidemill" / "systems" / "planted"
+    second.mkdir()
+    (second / "__init__.py").write_text("import tidemill.systems.cusbf\n")
+    result = lint_imports(planted)
+    assert result.returncode != 0
+    assert "BROKEN" in result.stdout
+
+
+def test_a_planted_false_quote_is_refused(planted: Path) -> None:
+    """A claim whose quote the abstract lacks cannot even be imported."""
+    paper = planted / "src" / "tidemill" / "systems" / "cusbf" / "paper.toml"
+    text = paper.read_text(encoding="utf-8")
+    assert "up to 9.1x" in text
+    paper.write_text(text.replace("up to 9.1x", "up to 9.2x"), encoding="utf-8")
+    script = (
+        "import dataclasses\nfrom tidemill.bench import Paper\nfrom tidemill.systems.cusbf import SYSTEM\n"
+        f"dataclasses.replace(SYSTEM, paper=Paper.beside({str(paper)!r}))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert result.returncode != 0
+    assert "its quote is not in the abstract" in result.stderr
+
+
+def test_every_line_of_the_pre_commit_hooks_is_a_check_of_lint_sh() -> None:
+    script = (ROOT / "scripts" / "lint.sh").read_text()
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    named = [
+        line.split("scripts/lint.sh ")[1].split(",")[0]
+        for line in hooks.splitlines()
+        if "lint.sh " in line
+    ]
+    checks = [
+        line.split("check_")[1].split("()")[0]
+        for line in script.splitlines()
+        if line.startswith("check_")
+    ]
+    assert sorted(named) == sorted(checks)
+    assert len(list(itertools.chain(named))) == 5
