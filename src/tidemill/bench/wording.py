@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 
@@ -24,15 +23,14 @@ _WORDS = {
 
 def figure(value: float) -> str:
     """A number as a reader wants it: three significant digits, powers of ten where they help."""
-    if value == 0:
-        return "0"
-    exponent = math.floor(math.log10(abs(value)))
+    value = value or 0.0  # no minus before nothing
+    mantissa, _, power = f"{value:.2e}".partition("e")
+    exponent = int(power)
     if -4 < exponent < 6:
-        digits = max(0, 2 - exponent)
-        text = f"{value:,.{digits}f}"
+        text = f"{value:,.{max(0, 2 - exponent)}f}"
         return text.rstrip("0").rstrip(".") if "." in text else text
     raised = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    mantissa = f"{value / 10**exponent:.3g}"
+    mantissa = mantissa.rstrip("0").rstrip(".")
     return f"10{raised}" if mantissa == "1" else f"{mantissa} × 10{raised}"
 
 
