@@ -66,11 +66,10 @@ class Draft:
             return Refusal(self.line, str(reason))
 
     def _checked(self) -> RawEntry:
-        found = next(filter(None, map(arxiv_id, (*self.identifiers, self.doi))), None)
-        title = self._title(has_id=found is not None)
+        number, version = self._identity()
+        title = self._title(has_id=number is not None)
         abstract = self._abstract()
         announced, certainty = self._day()
-        number = re.sub(r"\D", "", self.version)[:4]
         doi = _DOI.fullmatch(clean(self.doi))
         return RawEntry(
             line=self.line,
@@ -78,8 +77,8 @@ class Draft:
             abstract=abstract,
             announced=announced,
             certainty=certainty,
-            arxiv_id=found[0] if found else None,
-            version=int(number) if number else found[1] if found else None,
+            arxiv_id=number,
+            version=version,
             submitted=_moment("submitted", self.submitted),
             revised=_moment("updated", self.revised),
             authors=_names(self.authors),
@@ -93,6 +92,15 @@ class Draft:
             category=clean(self.category) or None,
             why=clean(self.why),
         )
+
+    def _identity(self) -> tuple[str | None, int | None]:
+        """The first arXiv id among the identifiers, and the version that any of them gives."""
+        found = list(filter(None, map(arxiv_id, (*self.identifiers, self.doi))))
+        if not found:
+            return None, None
+        said = re.sub(r"\D", "", self.version)[:4]
+        versions = [version for number, version in found if version and number == found[0][0]]
+        return found[0][0], int(said) if said else next(iter(versions), None)
 
     def _title(self, *, has_id: bool) -> str:
         title = decode_accents(clean(self.title))

@@ -1,1 +1,91 @@
-"""Parsers, each pure: bytes or text in, entries out. What kind a file is, its content tells."""
+"""Parsers, each pure: bytes in, entries out; what kind a file is, its content tells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from tidemill.feed.entry import Refusal
+from tidemill.feed.formats.bibliography import parse_ris
+from tidemill.feed.formats.bibtex import parse_bibtex
+from tidemill.feed.formats.decoding import Unreadable, decode
+from tidemill.feed.formats.digest_page import Line, lines_of, parse_page
+from tidemill.feed.formats.harvest import parse_harvest
+from tidemill.feed.formats.json_lines import parse_json_lines
+from tidemill.feed.formats.saved_html import html_lines
+from tidemill.feed.formats.syndication import parse_atom, parse_rss
+from tidemill.feed.formats.xml_tree import Element, local_name, parse_xml
+from tidemill.feed.raw import RawEntry
+
+__all__ = ["KINDS", "Unreadable", "parse"]
+
+KINDS = (
+    "a page of a digest (text or saved HTML), Atom, RSS or OAI-PMH XML, BibTeX, RIS, or JSON lines"
+)
+
+_Entries = Iterator[RawEntry | Refusal]
+
+_XML_ROOTS: dict[str, Callable[[Element], _Entries]] = {
+    "feed": parse_atom,
+    "rss": parse_rss,
+    "rdf": parse_rss,
+    "oai-pmh": parse_harvest,
+    "listrecords": parse_harvest,
+}
+_XML = re.compile(
+    rf"(?:<\?xml\b|<!--.{{0,2000}}?-->|\s)*<(?:\w+:)?(?:{'|'.join(_XML_ROOTS)})\b|<\?xml\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_HTML = re.compile(r"<!doctype\s+html\b|<(?:html|head|body|div|main|article)\b", re.IGNORECASE)
+_BIBTEX = re.compile(r"^\s*@\s*[A-Za-z]+\s*[{(]", re.MULTILINE)
+_RIS = re.compile(r"^TY  - ", re.MULTILINE)
+_BLOCKED = re.compile(
+    r"captcha|rate exceeded|rate limit|too many requests|are you (?:a robot|human)|access denied|"
+    r"unusual traffic|checking your browser|503 service",
+    re.IGNORECASE,
+)
+
+
+def parse(data: bytes) -> tuple[str, list[RawEntry | Refusal]]:
+    """The kind of a file and its entries, in order.
+
+    Raises:
+        Unreadable: The file as a whole cannot be used.
+    """
+    text = decode(data)
+    head = text.lstrip()[:5000]
+    if not head:
+        raise Unreadable(1, "is empty")
+    if head.startswith("{"):
+        return "json lines", list(parse_json_lines(text))
+    if _HTML.match(head) or (_HTML.search(head) and head.startswith("<?xml")):
+        return "saved page", _page(text, html_lines(text))
+    if _XML.match(head):
+        return _xml(text)
+    if _RIS.match(head):
+        return "ris", list(parse_ris(text))
+    if _BIBTEX.search(head):
+        return "bibtex", list(parse_bibtex(text))
+    return "page", _page(text, lines_of(text))
+
+
+def _xml(text: str) -> tuple[str, list[RawEntry | Refusal]]:
+    root = parse_xml(text)
+    name = local_name(root)
+    if name not in _XML_ROOTS:
+        raise Unreadable(
+            root.line, f"XML of an unknown kind, <{name}>; what can be read is {KINDS}"
+        )
+    return name, list(_XML_ROOTS[name](root))
+
+
+def _page(text: str, lines: list[Line]) -> list[RawEntry | Refusal]:
+    if page := parse_page(lines):
+        return list(page.found)
+    if blocked := _BLOCKED.search(text):
+        raise Unreadable(
+            text.count("\n", 0, blocked.start()) + 1,
+            f"holds no papers but says {blocked[0]!r}: the site refused to answer; fetch it again "
+            "later",
+        )
+    raise Unreadable(1, f"holds no papers; what can be read is {KINDS}")

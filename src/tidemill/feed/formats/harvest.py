@@ -28,9 +28,8 @@ def parse_harvest(root: Element) -> Iterator[RawEntry | Refusal]:
         if header.get("status") == "deleted":
             yield Refusal(record.line, f"deleted at the source: {text_of(header, 'identifier')}")
             continue
-        form = next(
-            (form for metadata in children(record, "metadata") for form in metadata), record
-        )
+        forms = [form for metadata in children(record, "metadata") for form in children(metadata)]
+        form = forms[0] if forms else record
         draft = _dublin_core(form) if local_name(form) == "dc" else _arxiv(form)
         draft.line = record.line
         draft.identifiers.append(text_of(header, "identifier"))

@@ -75,8 +75,9 @@ def local_name(element: ET.Element) -> str:
 
 
 def children(element: ET.Element, *names: str) -> list[Element]:
-    """The children whose local name is one of ``names``."""
-    return [child for child in element if isinstance(child, Element) and local_name(child) in names]
+    """The children whose local name is one of ``names``; all if none is given."""
+    found = [child for child in element if isinstance(child, Element)]
+    return [child for child in found if local_name(child) in names] if names else found
 
 
 def text_of(element: ET.Element, *names: str) -> str:
