@@ -1,0 +1,150 @@
+"""Where every claim stands on this machine: the rows of the claims tables and the badges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tidemill.bench import Claim, Status, System, Verdict
+from tidemill.bench.claim import Json
+from tidemill.bench.records import Record, TrialOutcome
+from tidemill.bench.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """One claim with its newest figure, if there is one.
+
+    Args:
+        system: The system that the claim is of.
+        claim: The claim.
+        record: Its newest measurement on this machine, else on any other; None if there is none.
+        is_here: Whether ``record`` is of this machine.
+        failure: The newer outcome of its trial that gave no figure; None if there is none.
+    """
+
+    system: System
+    claim: Claim
+    record: Record | None
+    is_here: bool
+    failure: TrialOutcome | None = None
+
+    @property
+    def status(self) -> Status:
+        """Follows from the measurement; `Status.NOT_RUN` without one."""
+        return self.record.measurement.status if self.record else Status.NOT_RUN
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Follows from the interval; None without a measurement."""
+        return self.claim.verdict(self.record.measurement) if self.record else None
+
+    @property
+    def holds_here(self) -> bool:
+        """Whether the claim was measured on this machine and met its target."""
+        return self.is_here and self.verdict is Verdict.YES
+
+    @property
+    def command(self) -> str:
+        """What measures it again."""
+        if self.record and self.record.command:
+            return self.record.command
+        return f"tidemill claims {self.system.name} --only {self.claim.id}"
+
+    def to_json(self) -> dict[str, Json]:
+        """The row as the ``.json`` pages give it."""
+        measured: dict[str, Json] | None = None
+        if self.record:
+            figure = self.record.measurement
+            measured = {
+                "value": figure.value,
+                "low": figure.low,
+                "high": figure.high,
+                "repeats": figure.repeats,
+                "subject": figure.subject,
+                "baseline": figure.baseline,
+                "on_this_machine": self.is_here,
+                "machine": self.record.machine,
+                "code": self.record.code,
+                "budget": str(self.record.budget),
+                "started": self.record.started.isoformat(),
+                "disturbed": self.record.disturbed,
+                "stand_ins": [
+                    {"device": s.device, "kind": str(s.kind), "description": s.description}
+                    for s in figure.stand_ins
+                ],
+            }
+        return {
+            "system": self.system.name,
+            "claim": self.claim.id,
+            "quote": self.claim.quote,
+            "statement": {"en": self.claim.statement.en, "zh": self.claim.statement.zh},
+            "unit": self.claim.unit,
+            "direction": str(self.claim.direction),
+            "target": self.claim.target,
+            "paper_value": self.claim.paper_value,
+            "status": str(self.status),
+            "holds": str(self.verdict) if self.verdict else None,
+            "measured": measured,
+            "command": self.command,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many of a system's claims hold on this machine."""
+
+    total: int
+    measured: int
+    holding: int
+
+    @classmethod
+    def of(cls, rows: Iterable[Standing]) -> Tally:
+        """Count ``rows``; figures of other machines do not count."""
+        rows = tuple(rows)
+        here = [row for row in rows if row.is_here]
+        return cls(len(rows), len(here), sum(row.holds_here for row in here))
+
+
+def standings(system: System, store: Store, machine_id: str) -> tuple[Standing, ...]:
+    """The claims of ``system`` in their order, each with its newest figure."""
+    here = store.latest(system.name, machine=machine_id)
+    missing = any(claim.id not in here for claim in system.claims)
+    elsewhere = store.latest(system.name) if missing else {}
+    failures = _failures(store.outcomes(system.name) if missing else ())
+    rows: list[Standing] = []
+    for claim in system.claims:
+        record = here.get(claim.id) or elsewhere.get(claim.id)
+        failure = None if claim.id in here else failures.get(claim.trial.name)
+        rows.append(
+            Standing(
+                system=system,
+                claim=claim,
+                record=record,
+                is_here=claim.id in here,
+                failure=failure,
+            )
+        )
+    return tuple(rows)
+
+
+def _failures(outcomes: Iterable[TrialOutcome]) -> Mapping[str, TrialOutcome]:
+    newest: dict[str, TrialOutcome] = {}
+    for outcome in outcomes:  # newest first
+        newest.setdefault(outcome.trial, outcome)
+    return {name: outcome for name, outcome in newest.items() if outcome.outcome != "ok"}
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A working system as its lab note shows it."""
+
+    system: System
+    rows: tuple[Standing, ...]
+    tally: Tally
+
+    @classmethod
+    def of(cls, system: System, store: Store, machine_id: str) -> Note:
+        """What is known of ``system`` on this machine."""
+        rows = standings(system, store, machine_id)
+        return cls(system, rows, Tally.of(rows))
