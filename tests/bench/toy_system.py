@@ -59,7 +59,7 @@ def counts(context: Context) -> Iterator[Measurement]:
     for i in range(context.config.steps):
         context.progress.advance(i + 1, context.config.steps, "steps")
         context.progress.metric("count", i, "steps")
-    print("counting is done")
+    sys.stdout.write("counting is done\n")
     yield figure("counts")
 
 
@@ -85,14 +85,14 @@ def waits(context: Context) -> Iterator[Measurement]:
 
 def fails(_: Context) -> Iterator[Measurement]:
     yield figure("fails")
-    print("about to fail")
+    sys.stdout.write("about to fail\n")
     raise ValueError("the toy broke")
 
 
 def segfaults(context: Context) -> Iterator[Measurement]:
     context.progress.stage("fall")
     yield figure("segfaults")
-    print("last words")
+    sys.stdout.write("last words\n")
     ctypes.string_at(0)
 
 
