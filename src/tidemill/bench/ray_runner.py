@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import socket
 import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ LOCAL = "local"
 """The address that stands for a Ray started for this session, on this machine."""
 _FORWARDED = frozenset({"trial", "stage", "progress", "log", "measurement"})
 _POLL_S = 0.2
+_KNOCK_S = 5.0
 
 
 def run_trials(
@@ -95,16 +97,25 @@ def _connected(ray: Any, address: str) -> Generator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine unasked
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise MissingCapability(
-            f"--ray {address} — no Ray answers there: {error}; start one with "
-            "`ray start --head`, or use `--ray local`."
+            f"--ray {address} — no Ray lets us in there: {error}; start one with "
+            "`ray start --head` and set RAY_AUTH_MODE and RAY_AUTH_TOKEN as for its nodes, or use "
+            "`--ray local`."
         ) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nobody listens; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
 
 
 def _measure(name: str, job: tuple[Any, ...], post: Any) -> TrialOutcome:
