@@ -152,6 +152,13 @@ def test_warm_up_rounds_do_not_count() -> None:
     assert comparison.timings[0].seconds == (1.0,) * 5
 
 
+def test_a_side_is_prepared_before_each_run_outside_its_time() -> None:
+    clock = FakeClock()
+    side = Side("a", clock.works("run", 1.0), prepare=clock.works("prepare", 9.0))
+    assert compare(side, repeats=5, warmup=1, clock=clock).timings[0].seconds == (1.0,) * 5
+    assert clock.order == ["prepare", "run"] * 6
+
+
 def test_what_a_side_returns_is_freed_outside_its_time() -> None:
     clock = FakeClock()
 

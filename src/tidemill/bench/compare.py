@@ -48,12 +48,14 @@ class Side:
         run: Does all of ``work`` once; what it returns is dropped outside the timed part.
         work: How much one run does, in any unit that all sides share (k-mers, bytes, tokens).
         unit: Of a rate, for live readings ("k-mers/s").
+        prepare: Called before each run, outside its time: empties what the last run filled.
     """
 
     name: str
     run: Callable[[], object]
     work: float = 1.0
     unit: str = "1/s"
+    prepare: Callable[[], object] | None = None
 
 
 class Ratio(NamedTuple):
@@ -259,6 +261,8 @@ def compare(
                 index = (turn + offset) % len(sides)
                 side = sides[index]
                 with _named(side), _garbage(collect_garbage):
+                    if side.prepare is not None:
+                        side.prepare()
                     took, used = _timed(side, read_clock)
                 if turn >= warmup:
                     seconds[index].append(took)
