@@ -30,6 +30,7 @@ from typing import cast
 
 from tidemill.bench.claim import Json
 from tidemill.bench.settings import dumps
+from tidemill.errors import ResourceError
 
 CHATTER = frozenset({"progress", "metric", "log"})
 """Kinds that are dropped when a file has reached its limit; all others are results."""
@@ -66,6 +67,9 @@ class EventLog:
     Args:
         path: The file; it is made, or continued after its last whole line.
         chatter_limit_bytes: Size from which `CHATTER` is dropped.
+
+    Raises:
+        ResourceError: The file cannot be made or opened.
     """
 
     def __init__(self, path: str | Path, *, chatter_limit_bytes: int = CHATTER_LIMIT_BYTES) -> None:
@@ -75,8 +79,14 @@ class EventLog:
         self._lock = threading.Lock()
         self._synced = 0.0
         self._is_full = False
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise ResourceError(
+                f"events — {self.path} cannot be opened: {error.strerror}; it must be a file in a "
+                "folder that can be written."
+            ) from error
         self._size, self._last_id = _end_of_whole_lines(self.path)
         os.ftruncate(self._file, self._size)
 

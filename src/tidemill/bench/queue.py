@@ -31,7 +31,7 @@ from tidemill.bench.settings import dumps, from_json, to_json
 from tidemill.bench.store import Store, writing
 from tidemill.bench.system import find
 from tidemill.bench.trial import Budget
-from tidemill.errors import InputError, OutOfPool, TidemillError
+from tidemill.errors import InputError, OutOfPool, ResourceError, TidemillError
 
 QUEUE_LIMIT = 100
 """Runs that may wait; more are refused."""
@@ -301,7 +301,7 @@ class RunQueue:
 
     def _write_end(self, run: Run, state: RunState, error: str) -> None:
         """Let those who follow the events know that no more will come."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(ResourceError):
             log = EventLog(run.events_path)
             log.append("end", {"state": str(state), "error": error})
             log.close()

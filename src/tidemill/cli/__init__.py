@@ -26,6 +26,7 @@ UNEXPECTED = 70
 """Exit code of a bug in tidemill (EX_SOFTWARE of sysexits.h)."""
 INTERRUPTED = 130
 PIPE_CLOSED = 141
+_SYSTEMS_PANEL = "Systems"
 _SYSTEMS = "tidemill.systems"  # bench.system.ENTRY_POINT_GROUP, which would import the bench
 _VERBOSE = "TIDEMILL_VERBOSE"
 
@@ -78,34 +79,43 @@ class LazyGroup(TyperGroup):
 def _system_commands() -> tuple[Lazy, ...]:
     taken = {lazy.name for lazy in COMMANDS}
     return tuple(
-        Lazy(entry.name, entry.value, f"Tools of the system {entry.name}.", "Systems")
+        Lazy(entry.name, entry.value, f"Tools of the system {entry.name}.", _SYSTEMS_PANEL)
         for entry in sorted(entry_points(group=_SYSTEMS), key=lambda entry: entry.name)
         if entry.name not in taken
     )
 
 
 def _load(lazy: Lazy) -> typer.Typer:
-    module, _, attribute = lazy.target.partition(":")
-    found: object = getattr(importlib.import_module(module), attribute)
-    if lazy.panel == "Systems":
-        make: Callable[[], typer.Typer] | None = getattr(found, "cli", None)
-        if make is None:
-            raise ConfigError(
-                f"tidemill {lazy.name} — this system has no commands of its own; "
-                f"use `tidemill run {lazy.name}` or `tidemill claims {lazy.name}`."
-            )
-        return make()
+    if lazy.panel == _SYSTEMS_PANEL:
+        return _system_app(lazy)
+    found: Any = _imported(lazy.target)
     if isinstance(found, typer.Typer):
         return found
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(lazy.name)(_callable(found, lazy.target))
+    app.command(lazy.name)(found)
     return app
 
 
-def _callable(found: object, target: str) -> Callable[..., object]:
-    if not callable(found):
-        raise TypeError(f"{target} is neither a Typer app nor a function")
-    return found
+def _system_app(lazy: Lazy) -> typer.Typer:
+    try:
+        system = _imported(lazy.target)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"tidemill {lazy.name} — cannot be imported: {error}; reinstall the package that "
+            f"{lazy.target} comes from."
+        ) from error
+    make: Callable[[], typer.Typer] | None = getattr(system, "cli", None)
+    if make is None:
+        raise ConfigError(
+            f"tidemill {lazy.name} — this system has no commands of its own; "
+            f"use `tidemill run {lazy.name}` or `tidemill claims {lazy.name}`."
+        )
+    return make()
+
+
+def _imported(target: str) -> object:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 app = typer.Typer(
