@@ -34,7 +34,7 @@ class Category:
         slug: Its name in URLs and in ``cat:``.
         name_zh: Its name as the page that listed it prints it.
         name_en: The same for readers of English.
-        count: Papers on it.
+        count: Papers on it, where it was counted: in `Library.categories` and on its page.
     """
 
     slug: str
@@ -177,6 +177,14 @@ class ImportReport:
     new: int = 0
     changed: int = 0
     refused: tuple[Refusal, ...] = field(default=())
+
+    def __add__(self, other: ImportReport) -> ImportReport:
+        return ImportReport(
+            self.read + other.read,
+            self.new + other.new,
+            self.changed + other.changed,
+            self.refused + other.refused,
+        )
 
     def __str__(self) -> str:
         return (

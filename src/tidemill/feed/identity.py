@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+from tidemill.bench.settings import dumps
 
 _ID = re.compile(
     r"(?P<new>\d\d(?:0[1-9]|1[0-2])\.\d{4,5})|(?P<archive>[a-z-]{2,9})(?:\.[A-Z]{2})?/(?P<old>\d{7})"
@@ -17,6 +21,9 @@ _SPELLINGS = re.compile(
     rf"(?:(?i:{_PREFIX})|(?i:{_ADDRESS}))?(?:{_ID.pattern})(?:v(?P<version>\d{{1,4}}))?"
     r"(?:\.pdf)?/?(?:[?#]\S*)?"
 )
+_CONTENT = (
+    "title", "abstract", "authors", "subjects", "doi", "journal_ref", "comment", "license", "links",
+)  # fmt: skip
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)")
 
 
@@ -48,3 +55,13 @@ def slug_of(paper_id: str) -> str:
     """The id in the form that stands in a URL: ``2606.24417``, ``math_0309136``, ``t-1f0c…``."""
     kind, _, rest = paper_id.partition(":")
     return rest.replace("/", "_") if kind == "arxiv" else f"t-{rest}"
+
+
+def text_hash(title: str, abstract: str) -> str:
+    """SHA-256 in hex of a text."""
+    return hashlib.sha256(f"{title}\n{abstract}".encode()).hexdigest()
+
+
+def content_hash(row: Mapping[str, Any]) -> str:
+    """SHA-256 in hex of what a reader sees of a paper."""
+    return hashlib.sha256(dumps([row[name] for name in _CONTENT]).encode()).hexdigest()

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, time
 
+from tidemill import __version__
 from tidemill.bench.claim import Json
 from tidemill.feed.entry import Entry, Page
+from tidemill.feed.spans import Address, Math, Prose, Span, spans
+
+_ATOM = "http://www.w3.org/2005/Atom"
+_BEFORE_ALL = datetime(2026, 1, 1, tzinfo=UTC)
+"""When a list without entries last changed."""
+
+_TEX_SPECIAL = {
+    "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}  # fmt: skip
+_KEY = re.compile(r"[A-Za-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,19 +48,164 @@ class Channel:
 
 def atom(page: Page, channel: Channel) -> str:
     """The page as an Atom feed (RFC 4287), served as ``application/atom+xml``."""
-    raise NotImplementedError
+    ET.register_namespace("", _ATOM)
+    feed = ET.Element(f"{{{_ATOM}}}feed", {"xml:lang": channel.language})
+    _add(feed, "id", _tag(channel.name))
+    _add(feed, "title", channel.title)
+    _add(feed, "updated", _moment(max((e.updated for e in page.entries), default=_BEFORE_ALL)))
+    _add(feed, "link", rel="self", type="application/atom+xml", href=channel.feed_url)
+    _add(feed, "link", rel="alternate", type="text/html", href=channel.home_url)
+    _add(_add(feed, "author"), "name", "tidemill")
+    _add(feed, "generator", "tidemill", version=__version__)
+    for entry in page.entries:
+        item = ET.SubElement(feed, f"{{{_ATOM}}}entry", {"xml:lang": entry.lang})
+        _add(item, "id", _tag(entry.tag))
+        _add(item, "title", entry.title_html, type="html")
+        _add(item, "updated", _moment(entry.updated))
+        _add(item, "published", _moment(_midnight(entry)))
+        for name in entry.authors:
+            _add(_add(item, "author"), "name", name)
+        _add(item, "link", rel="alternate", type="text/html", href=channel.paper_url(entry))
+        for link in entry.links:
+            _add(item, "link", rel="related", title=link.name, href=link.url)
+        for placing in entry.categories:
+            name = placing.category.name(channel.language)
+            _add(item, "category", term=placing.category.slug, label=name)
+        for subject in entry.subjects:
+            _add(item, "category", term=subject)
+        _add(item, "summary", entry.abstract_html, type="html")
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(feed, encoding="unicode")
 
 
 def json_feed(page: Page, channel: Channel) -> dict[str, Json]:
     """The page as a JSON Feed 1.1, served as ``application/feed+json``."""
-    raise NotImplementedError
+    return {
+        "version": "https://jsonfeed.org/version/1.1",
+        "title": channel.title,
+        "home_page_url": channel.home_url,
+        "feed_url": channel.feed_url,
+        "language": channel.language,
+        "authors": [{"name": "tidemill"}],
+        "items": [_json_item(entry, channel) for entry in page.entries],
+    }
+
+
+def _json_item(entry: Entry, channel: Channel) -> Json:
+    item: dict[str, Json] = {
+        "id": _tag(entry.tag),
+        "url": channel.paper_url(entry),
+        "title": entry.title,
+        "content_html": entry.abstract_html,
+        "date_published": _moment(_midnight(entry)),
+        "date_modified": _moment(entry.updated),
+        "language": entry.lang,
+        "tags": [*(placing.category.slug for placing in entry.categories), *entry.subjects],
+    }
+    if entry.authors:
+        item["authors"] = [{"name": name} for name in entry.authors]
+    if entry.links:
+        item["external_url"] = entry.links[0].url
+    return item
 
 
 def bibtex(entry: Entry) -> str:
     """The entry as BibTeX."""
-    raise NotImplementedError
+    fields = {
+        "title": f"{{{_tex(entry.title)}}}",
+        "author": " and ".join(map(_tex, entry.authors)),
+        "year": f"{entry.announced:%Y}",
+        "month": entry.announced.strftime("%m").lstrip("0"),
+        "day": entry.announced.strftime("%d").lstrip("0"),
+        "eprint": entry.arxiv_id or "",
+        "archivePrefix": "arXiv" if entry.arxiv_id else "",
+        "primaryClass": entry.subjects[0] if entry.arxiv_id and entry.subjects else "",
+        "journal": _tex(entry.journal_ref or ""),
+        "doi": entry.doi or "",
+        "url": entry.links[0].url if entry.links else "",
+        "note": _tex(entry.comment or ""),
+        "abstract": _tex(entry.abstract),
+    }
+    kind = "article" if entry.journal_ref else "misc"
+    lines = [f"  {name} = {{{value}}},\n" for name, value in fields.items() if value]
+    return f"@{kind}{{{_cite_key(entry)},\n{''.join(lines)}}}\n"
 
 
 def ris(entry: Entry) -> str:
     """The entry as RIS."""
-    raise NotImplementedError
+    lines = [
+        ("TY", "JOUR" if entry.journal_ref else "UNPB"),
+        ("TI", entry.title),
+        *(("AU", _family_first(name)) for name in entry.authors),
+        ("AB", entry.abstract),
+        ("PY", f"{entry.announced:%Y}"),
+        ("DA", f"{entry.announced:%Y/%m/%d}"),
+        ("T2", entry.journal_ref or ""),
+        ("DO", entry.doi or ""),
+        ("AN", f"arXiv:{entry.arxiv_id}" if entry.arxiv_id else ""),
+        *(("UR", link.url) for link in entry.links),
+        *(("KW", subject) for subject in entry.subjects),
+        ("N1", entry.comment or ""),
+    ]
+    return "".join(f"{tag}  - {value}\r\n" for tag, value in lines if value) + "ER  - \r\n"
+
+
+def _add(parent: ET.Element, tag: str, text: str | None = None, **attributes: str) -> ET.Element:
+    element = ET.SubElement(parent, f"{{{_ATOM}}}{tag}", attributes)
+    element.text = text
+    return element
+
+
+def _tag(name: str) -> str:
+    return f"tag:tidemill,2026:{name}"
+
+
+def _moment(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _midnight(entry: Entry) -> datetime:
+    return datetime.combine(entry.announced, time(), UTC)
+
+
+def _tex(text: str) -> str:
+    return "".join(map(_tex_part, spans(text)))
+
+
+def _tex_part(part: Span) -> str:
+    if isinstance(part, Math) and _is_balanced(part.tex):
+        return f"${part.tex}$"
+    if isinstance(part, Address) and _is_balanced(part.url):
+        return rf"\url{{{part.url}}}"
+    text = (
+        part.text
+        if isinstance(part, Prose)
+        else part.label
+        if isinstance(part, Address)
+        else part.tex
+    )
+    return "".join(_TEX_SPECIAL.get(sign, sign) for sign in text)
+
+
+def _is_balanced(text: str) -> bool:
+    depth = 0
+    for sign in text:
+        depth += {"{": 1, "}": -1}.get(sign, 0)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def _family_first(name: str) -> str:
+    given, _, last = name.rpartition(" ")
+    return f"{last}, {given}" if given else name
+
+
+def _cite_key(entry: Entry) -> str:
+    """``lovelace2026engine``: ASCII, so that every BibTeX can read it."""
+    last = entry.authors[0].rpartition(" ")[2] if entry.authors else ""
+    words = [
+        "".join(_KEY.findall(unicodedata.normalize("NFKD", word))).lower()
+        for word in (last, *entry.title.split())
+    ]
+    title = next((word for word in words[1:] if len(word) > 3), "")
+    return f"{words[0] or 'paper'}{entry.announced:%Y}{title}"

@@ -87,8 +87,15 @@ class Source(Protocol):
     Its parser stands apart and is pure: bytes in, entries out.
     """
 
-    name: str
-    kind: str
+    @property
+    def name(self) -> str:
+        """Which one it is among those of its kind."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """What it is, "file" for one."""
+        ...
 
     def fetch(self, cursor: str | None) -> Iterator[RawEntry | Refusal]:
         """What is new since ``cursor``, in the source's order; None asks for everything."""

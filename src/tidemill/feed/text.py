@@ -7,7 +7,7 @@ import unicodedata
 
 _UNWANTED = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f"  # control characters, not allowed in XML 1.0
-    "\ufffe\uffff\ufeff\u00ad"  # not characters, byte order mark, soft hyphen
+    "\ufffe\uffff\ufeff\u00ad\ue000\ue001"  # not characters, byte order mark, soft hyphen, marks
     "\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069]"  # invisible; can turn what is read around
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -41,6 +41,9 @@ def _accented(signs: str) -> re.Pattern[str]:
 
 _IN_NAMES = _accented("\"'`^~=.")
 _IN_PROSE = _accented("\"'`^")  # there "\~" stands in addresses, "\=" and "\." in tables and code
+_STYLED = re.compile(r"\\(?:emph|text(?:bf|it|md|normal|rm|sc|sf|sl|tt|up))\s*\{([^{}]*)\}")
+_ESCAPED = re.compile(r"\\([&%$#_{}])")
+_BRACE = re.compile(r"(?<!\\)[{}]")
 
 
 def clean(text: str) -> str:
@@ -88,3 +91,14 @@ def language(text: str) -> str:
     """Chinese, "zh", if at least three letters in ten are Han characters, else "en"."""
     letters = len(_LETTER.findall(text))
     return "zh" if letters and len(_EACH_HAN.findall(text)) >= 0.3 * letters else "en"
+
+
+def plain_latex(text: str, *, keep_braces: bool = True) -> str:
+    r"""Prose without LaTeX's styles and escapes: ``\emph{10\%}`` becomes 10%.
+
+    Args:
+        text: Without math.
+        keep_braces: False drops those that only keep capitals in a bibliography.
+    """
+    text = _STYLED.sub(r"\1", text)
+    return _ESCAPED.sub(r"\1", text if keep_braces else _BRACE.sub("", text))

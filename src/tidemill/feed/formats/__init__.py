@@ -46,8 +46,8 @@ _BLOCKED = re.compile(
 )
 
 
-def parse(data: bytes) -> tuple[str, list[RawEntry | Refusal]]:
-    """The kind of a file and its entries, in order.
+def parse(data: bytes) -> list[RawEntry | Refusal]:
+    """The entries of a file, in order; empty for a feed of a day without any.
 
     Raises:
         Unreadable: The file as a whole cannot be used.
@@ -57,26 +57,26 @@ def parse(data: bytes) -> tuple[str, list[RawEntry | Refusal]]:
     if not head:
         raise Unreadable(1, "is empty")
     if head.startswith("{"):
-        return "json lines", list(parse_json_lines(text))
+        return list(parse_json_lines(text))
     if _HTML.match(head) or (_HTML.search(head) and head.startswith("<?xml")):
-        return "saved page", _page(text, html_lines(text))
+        return _page(text, html_lines(text))
     if _XML.match(head):
         return _xml(text)
     if _RIS.match(head):
-        return "ris", list(parse_ris(text))
+        return list(parse_ris(text))
     if _BIBTEX.search(head):
-        return "bibtex", list(parse_bibtex(text))
-    return "page", _page(text, lines_of(text))
+        return list(parse_bibtex(text))
+    return _page(text, lines_of(text))
 
 
-def _xml(text: str) -> tuple[str, list[RawEntry | Refusal]]:
+def _xml(text: str) -> list[RawEntry | Refusal]:
     root = parse_xml(text)
     name = local_name(root)
     if name not in _XML_ROOTS:
         raise Unreadable(
             root.line, f"XML of an unknown kind, <{name}>; what can be read is {KINDS}"
         )
-    return name, list(_XML_ROOTS[name](root))
+    return list(_XML_ROOTS[name](root))
 
 
 def _page(text: str, lines: list[Line]) -> list[RawEntry | Refusal]:

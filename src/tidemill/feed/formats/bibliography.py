@@ -9,12 +9,9 @@ from tidemill.feed.draft import Draft
 from tidemill.feed.entry import Refusal
 from tidemill.feed.identity import arxiv_id
 from tidemill.feed.raw import RawEntry
-from tidemill.feed.text import clean, decode_accents
+from tidemill.feed.text import clean, decode_accents, plain_latex
 
 _MATH = re.compile(r"(\$[^$]*\$|\\\(.*?\\\))")
-_STYLED = re.compile(r"\\(?:emph|text(?:bf|it|md|normal|rm|sc|sf|sl|tt|up))\s*\{([^{}]*)\}")
-_BRACE = re.compile(r"(?<!\\)[{}]")
-_ESCAPED = re.compile(r"\\([&%$#_{}])")
 _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec"
 _NUMBER = re.compile(r"\d+")
 _TAGGED = re.compile(r"([A-Z][A-Z0-9])  - ?(.*)")
@@ -23,12 +20,10 @@ _TAGGED = re.compile(r"([A-Z][A-Z0-9])  - ?(.*)")
 def plain_tex(text: str) -> str:
     """A field without braces that only keep capitals, accents as letters, math as it is."""
     parts = _MATH.split(decode_accents(clean(text)))
-    return "".join(part if at % 2 else _plain(part) for at, part in enumerate(parts))
-
-
-def _plain(text: str) -> str:
-    text = _STYLED.sub(r"\1", text.replace("~", " "))
-    return _ESCAPED.sub(r"\1", _BRACE.sub("", text))
+    return "".join(
+        part if at % 2 else plain_latex(part.replace("~", " "), keep_braces=False)
+        for at, part in enumerate(parts)
+    )
 
 
 def partial_date(year: str, month: str, day: str, identifiers: list[str]) -> str:

@@ -1,0 +1,118 @@
+"""Running a query: FTS5 for the words, SQL for the rest, snippets for what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import sqlalchemy as sa
+
+from tidemill.feed.markup import MARK, UNMARK, render_snippet
+from tidemill.feed.query import Query, Term, day_of
+from tidemill.feed.tables import category, paper, paper_category, paper_subject
+
+Claims = Callable[[str], Collection[str] | None]
+
+_TEXT = sa.table("paper_text", sa.column("rowid"), sa.column("rank"))
+_SNIPPET_WORDS = 40
+_SNIPPETS = sa.text(
+    f"SELECT rowid, snippet(paper_text, 1, '{MARK}', '{UNMARK}', '…', {_SNIPPET_WORDS}) "
+    "FROM paper_text WHERE paper_text MATCH :wanted AND rowid IN :keys"
+).bindparams(sa.bindparam("keys", expanding=True))
+
+
+def _match(expression: str) -> sa.ColumnElement[bool]:
+    return sa.literal_column("paper_text").op("MATCH", is_comparison=True)(expression)
+
+
+class Search:
+    """A query against the library.
+
+    Args:
+        connection: For reading.
+        query: What was understood of what the user typed.
+        systems: Name of the installed system by arXiv id.
+        claims: Tells for ``claim:WORD`` the names of the systems of which it is true.
+    """
+
+    def __init__(
+        self,
+        connection: sa.Connection,
+        query: Query,
+        systems: dict[str, str],
+        claims: Claims | None,
+    ) -> None:
+        self._connection = connection
+        self._systems = systems
+        self._claims = claims
+        self._wanted, self._unwanted = query.match()
+        self.ignored = list(query.ignored)
+        self._conditions = [self._matches(), *map(self._condition, query.filters())]
+
+    def total(self) -> int:
+        """How many papers match."""
+        return self._connection.execute(self._select(sa.func.count())).scalar_one()
+
+    def keys(self, *, offset: int, limit: int) -> list[int]:
+        """The papers that match: best first, or newest first if the query has no words."""
+        order = [_TEXT.c.rank] if self._wanted else []
+        ordered = self._select(paper.c.key).order_by(
+            *order, paper.c.announced.desc(), paper.c.place
+        )
+        return list(self._connection.execute(ordered.offset(offset).limit(limit)).scalars())
+
+    def snippets(self, keys: list[int]) -> dict[int, str]:
+        """Safe HTML of the place in the abstract that was found, by paper."""
+        if not self._wanted or not keys:
+            return {}
+        rows = self._connection.execute(_SNIPPETS, {"wanted": self._wanted, "keys": keys})
+        return {key: render_snippet(snippet) for key, snippet in rows.tuples()}
+
+    def _select(self, column: sa.ColumnElement[int]) -> sa.Select[int]:
+        found = sa.select(column).select_from(paper).where(*self._conditions)
+        if self._wanted:
+            found = found.join(_TEXT, _TEXT.c.rowid == paper.c.key)
+        return found
+
+    def _matches(self) -> sa.ColumnElement[bool]:
+        if self._wanted:
+            return _match(
+                f"({self._wanted}) NOT ({self._unwanted})" if self._unwanted else self._wanted
+            )
+        shown = paper.c.merged_into.is_(None)
+        if not self._unwanted:
+            return shown
+        return shown & paper.c.key.not_in(sa.select(_TEXT.c.rowid).where(_match(self._unwanted)))
+
+    def _condition(self, term: Term) -> sa.ColumnElement[bool]:
+        if term.field == "after":
+            found = paper.c.announced >= day_of(term)
+        elif term.field == "before":
+            found = paper.c.announced < day_of(term)
+        elif term.field == "cat":
+            found = self._in_category(term.value.lower())
+        elif term.field == "has":
+            found = self._is_built_by(self._systems.values())
+        else:
+            names = self._claims(term.value.lower()) if self._claims else None
+            if names is None:
+                self.ignored.append(f"{'-' * term.is_negated}claim:{term.value}")
+                return sa.true()
+            found = self._is_built_by(names)
+        return ~found if term.is_negated else found
+
+    def _is_built_by(self, names: Collection[str]) -> sa.ColumnElement[bool]:
+        ids = [f"arxiv:{number}" for number, name in self._systems.items() if name in names]
+        return paper.c.id.in_(ids)
+
+    def _in_category(self, wanted: str) -> sa.ColumnElement[bool]:
+        shelves = self._connection.execute(sa.select(category)).mappings()
+        keys = [
+            shelf["key"]
+            for shelf in shelves
+            if wanted in (shelf["slug"], shelf["name_zh"].lower(), shelf["name_en"].lower())
+        ]
+        listed = sa.select(paper_category.c.paper).where(paper_category.c.category.in_(keys))
+        subject = paper_subject.c.subject
+        within = (subject >= f"{wanted}.") & (subject < f"{wanted}/")  # "cs" means all of "cs.…"
+        filed = sa.select(paper_subject.c.paper).where((subject == wanted) | within)
+        return paper.c.key.in_(listed.union(filed))
