@@ -306,3 +306,25 @@ def test_a_run_gives_its_report() -> None:
     assert ended.outcome == "ok"
     assert ended.report["headline"]["zh"] == "数到 7。"
     assert ended.report["tables"][0]["rows"] == [[1, 0.25], [2, 0.25]]
+
+
+def test_a_kill_for_want_of_memory_in_the_callers_cgroup_is_recognised() -> None:
+    """The kernel takes the trial, not the caller, although both are in the cgroup."""
+    group = Path("/sys/fs/cgroup/memory/tidemill-test")
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text("150M")
+    except OSError as error:
+        pytest.skip(f"no memory cgroup (v1) can be made here: {error}")
+    code = (
+        "import os, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\n"
+        "from tidemill.bench.runner import run_trial\n"
+        "outcome = run_trial('toy_system:SYSTEM', 'eats')\n"
+        "print(outcome.outcome, outcome.error)"
+    )
+    command = [sys.executable, "-c", code, str(group / "cgroup.procs")]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    finally:
+        group.rmdir()
+    assert result.stdout.startswith("out of memory trial eats in stage 'eat' — the kernel killed")
