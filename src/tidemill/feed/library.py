@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
@@ -35,6 +36,7 @@ from tidemill.feed.shelf import Shelf, categories, category_of, entries
 from tidemill.feed.sources import FirstPage, PaperFile, SystemPapers
 
 MOST_PER_PAGE = 200
+_SHORT_SLUG = re.compile(r"t-[0-9a-f]{8,39}")
 
 
 def _now() -> datetime:
@@ -186,7 +188,7 @@ class Library:
         """The paper with that id or slug, also one it had before a merge; None if there is none.
 
         ``Entry.id`` is its present id: where it differs from what was asked, redirect. An arXiv id
-        may be written in any of its ways.
+        may be written in any of its ways, a slug be cut short to ten characters.
         """
         with reading(self.store.engine) as connection:
             key = _shown_key(connection, paper_id)
@@ -206,6 +208,14 @@ class Library:
         with reading(self.store.engine) as connection:
             key = _shown_key(connection, paper_id)
             return () if key is None else merging.versions(connection, key)
+
+    def merged(self, paper_id: str) -> tuple[str, ...]:
+        """The ids that a paper had before, each of which `split` can give back."""
+        paper = tables.paper
+        with reading(self.store.engine) as connection:
+            key = _shown_key(connection, paper_id)
+            ids = sa.select(paper.c.id).where(paper.c.merged_into == key).order_by(paper.c.key)
+            return tuple(connection.execute(ids).scalars())
 
     def split(self, old_id: str) -> None:
         """Take the merge of a paper into another back; it is not repeated by itself.
@@ -263,10 +273,12 @@ def _shown_key(connection: sa.Connection, paper_id: str) -> int | None:
     found = arxiv_id(paper_id)
     wanted = f"arxiv:{found[0]}" if found else paper_id
     paper = tables.paper
-    known = sa.select(sa.func.coalesce(paper.c.merged_into, paper.c.key)).where(
-        (paper.c.id == wanted) | (paper.c.slug == paper_id)
-    )
-    return connection.execute(known).scalar()
+    is_it = (paper.c.id == wanted) | (paper.c.slug == paper_id)
+    if _SHORT_SLUG.fullmatch(paper_id):
+        is_it = paper.c.slug.between(paper_id, f"{paper_id}g")
+    known = sa.select(sa.func.coalesce(paper.c.merged_into, paper.c.key)).where(is_it).limit(2)
+    keys = list(connection.execute(known).scalars())
+    return keys[0] if len(keys) == 1 else None
 
 
 def _source_key(connection: sa.Connection, source: Source) -> int:

@@ -13,6 +13,7 @@ from tidemill import __version__
 from tidemill.bench.claim import Json
 from tidemill.feed.entry import Entry, Page
 from tidemill.feed.spans import Address, Math, Prose, Span, spans
+from tidemill.feed.text import plain_latex
 
 _ATOM = "http://www.w3.org/2005/Atom"
 _BEFORE_ALL = datetime(2026, 1, 1, tzinfo=UTC)
@@ -108,6 +109,38 @@ def _json_item(entry: Entry, channel: Channel) -> Json:
     return item
 
 
+def entry_json(entry: Entry) -> dict[str, Json]:
+    """All that is known of an entry, for programs."""
+    return {
+        "id": entry.id,
+        "arxiv_id": entry.arxiv_id,
+        "version": entry.version,
+        "title": entry.title,
+        "abstract": entry.abstract,
+        "lang": entry.lang,
+        "authors": [*entry.authors],
+        "announced": entry.announced.isoformat(),
+        "submitted": entry.submitted and _moment(entry.submitted),
+        "updated": _moment(entry.updated),
+        "subjects": [*entry.subjects],
+        "categories": [
+            {
+                "slug": placing.category.slug,
+                "name_zh": placing.category.name_zh,
+                "name_en": placing.category.name_en,
+                "why": placing.why,
+            }
+            for placing in entry.categories
+        ],
+        "links": [{"name": link.name, "url": link.url} for link in entry.links],
+        "doi": entry.doi,
+        "journal_ref": entry.journal_ref,
+        "comment": entry.comment,
+        "license": entry.license,
+        "system": entry.system,
+    }
+
+
 def bibtex(entry: Entry) -> str:
     """The entry as BibTeX."""
     fields = {
@@ -176,13 +209,10 @@ def _tex_part(part: Span) -> str:
         return f"${part.tex}$"
     if isinstance(part, Address) and _is_balanced(part.url):
         return rf"\url{{{part.url}}}"
-    text = (
-        part.text
-        if isinstance(part, Prose)
-        else part.label
-        if isinstance(part, Address)
-        else part.tex
-    )
+    if isinstance(part, Math):
+        text = part.tex
+    else:
+        text = plain_latex(part.text if isinstance(part, Prose) else part.label)
     return "".join(_TEX_SPECIAL.get(sign, sign) for sign in text)
 
 
