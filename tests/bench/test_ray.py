@@ -33,7 +33,7 @@ def test_trials_run_as_ray_tasks_and_come_back_as_outcomes() -> None:
     (system,) = json.loads(result.stdout)["systems"]
     outcomes = {trial["trial"]: trial["outcome"] for trial in system["trials"]}
     assert outcomes == {"counts": "ok", "segfaults": "crashed", "emulates": "ok"}
-    assert "counts = 2 x" in result.stderr  # events come through while the trial runs
+    assert "counts = 2 ×" in result.stderr  # events come through while the trial runs
     store = Store()
     assert set(store.latest("toy")) == {"counts", "segfaults", "emulates"}
     store.close()

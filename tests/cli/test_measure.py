@@ -40,7 +40,7 @@ def test_json_is_all_there_is_on_standard_output_and_tells_everything(tidemill) 
     trial = system["trials"][0]
     assert trial["config"]["steps"] == 4
     assert trial["command"].endswith("--only counts --set steps=4")
-    assert "counts = 2 x [1.8, 2.2] (measured, holds: yes)" in result.stderr
+    assert "counts = 2 × [1.8, 2.2] (measured, holds: yes)" in result.stderr
 
 
 def test_the_same_json_is_saved_to_a_file(tidemill, tmp_path) -> None:
@@ -63,13 +63,21 @@ def test_the_table_has_a_line_per_claim_and_says_why_one_was_not_run(tidemill) -
     words = " ".join(result.stdout.split())
     for word in (
         "claim ┃ paper says ┃ here ┃ baseline ┃ status ┃ holds",
-        "emulates │ up to 3x │ 1 x │ │ emulated │ yes",
-        "fails │ up to 3x │ 2 x [1.8, 2.2] │ clock │ measured │ yes",
+        "emulates │ up to 3x │ 1 × │ │ emulated │ yes",
+        "fails │ up to 3x │ 2 × [1.8, 2.2] │ clock │ measured │ yes",
         "lacks │ up to 3x │ trial lacks — MissingCapability",
         "not run",
     ):
         assert word in words.replace("│ disturbed", "│").replace("disturbed", "")
     assert "counts" not in result.stdout
+
+
+def test_verbose_adds_the_last_words_of_a_trial(tidemill) -> None:
+    words = ["claims", TOY, "--only", "segfaults"]
+    assert "Segmentation fault" not in tidemill(*words).stderr
+    result = tidemill("-v", *words)
+    assert "last words\nFatal Python error: Segmentation fault" in result.stderr
+    assert result.stderr.splitlines()[-1].endswith("killed by SIGSEGV.")
 
 
 def test_figures_are_kept_also_when_another_trial_fails(tidemill) -> None:

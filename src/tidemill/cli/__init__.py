@@ -26,9 +26,10 @@ UNEXPECTED = 70
 """Exit code of a bug in tidemill (EX_SOFTWARE of sysexits.h)."""
 INTERRUPTED = 130
 PIPE_CLOSED = 141
+VERBOSE = "TIDEMILL_VERBOSE"
+"""Environment variable that ``-v`` sets, so that child processes follow."""
 _SYSTEMS_PANEL = "Systems"
 _SYSTEMS = "tidemill.systems"  # bench.system.ENTRY_POINT_GROUP, which would import the bench
-_VERBOSE = "TIDEMILL_VERBOSE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ def _root(
 ) -> None:
     """The daily digest of AI-systems papers in which every paper is a working system."""
     if verbose:
-        os.environ[_VERBOSE] = "1"  # the environment, so that child processes follow
+        os.environ[VERBOSE] = "1"
 
 
 def main() -> NoReturn:
@@ -175,7 +176,7 @@ def main() -> NoReturn:
 
 
 def _complain(text: str) -> None:
-    if os.environ.get(_VERBOSE):
+    if os.environ.get(VERBOSE):
         traceback.print_exc()
     typer.echo(" ".join(text.split()), err=True)
 

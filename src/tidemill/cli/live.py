@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from tidemill.bench.claim import Json
 from tidemill.bench.process import Listener
-from tidemill.cli.results import number
+from tidemill.bench.wording import figure, with_interval
 
 _LINE_EVERY_S = 5.0  # between two lines of progress where there is no terminal
 _METRICS_SHOWN = 3
@@ -88,7 +88,7 @@ class _Terminal(_Lines):
             )
         elif kind == "metric":
             self._metrics.pop(fields["name"], None)
-            reading = f"{fields['name']} {number(fields['value'])} {fields['unit']}"
+            reading = f"{fields['name']} {figure(fields['value'])} {fields['unit']}"
             self._metrics[fields["name"]] = reading
             shown = list(self._metrics.values())[-_METRICS_SHOWN:]
             self._bars.update(self._task, metrics=escape(" · ".join(shown)))
@@ -113,10 +113,8 @@ def _sentence(kind: str, fields: Mapping[str, Any]) -> str:
     if kind == "log":
         return str(fields["text"])
     if kind == "measurement":
-        value, low, high = (number(fields[name]) for name in ("value", "low", "high"))
-        interval = "" if low == high else f" [{low}, {high}]"
-        verdict = f"{fields['status']}, holds: {fields['verdict']}"
-        return f"{fields['claim']} = {value} {fields['unit']}{interval} ({verdict})"
+        value = with_interval(fields["value"], fields["low"], fields["high"], fields["unit"])
+        return f"{fields['claim']} = {value} ({fields['status']}, holds: {fields['verdict']})"
     if kind == "trial" and fields["state"] == "ended":
         peak = f"{fields['peak_rss_bytes'] / 2**20:.0f} MiB"
         line = f"{fields['name'] or 'run'} {fields['outcome']} ({fields['seconds']:.1f} s, {peak})"
@@ -126,5 +124,5 @@ def _sentence(kind: str, fields: Mapping[str, Any]) -> str:
 
 
 def _amount(fields: Mapping[str, Any]) -> str:
-    done, total = number(fields["done"]), number(fields["total"])
+    done, total = figure(fields["done"]), figure(fields["total"])
     return f"{done} of {total} {fields['unit']}" if fields["total"] else f"{done} {fields['unit']}"

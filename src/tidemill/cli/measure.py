@@ -287,10 +287,17 @@ def _command() -> str:
 
 
 def _leave(results: Sequence[SessionResult], signals: Sequence[int]) -> NoReturn:
-    """Say what went wrong, one line each, and exit with the code of the worst."""
+    """Say what went wrong, one line per system, and exit with the code of the worst.
+
+    With ``-v`` a trial's last words come too.
+    """
+    from tidemill.cli import VERBOSE
     from tidemill.cli.results import holds
 
     for result in results:
+        if os.environ.get(VERBOSE):
+            for outcome in result.outcomes:
+                typer.echo(outcome.error, err=True, nl=bool(outcome.error))
         if result.error:
             typer.echo(f"{result.system.name}: {result.error.splitlines()[0]}", err=True)
     if signals:

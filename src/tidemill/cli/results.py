@@ -16,6 +16,7 @@ from tidemill.bench.records import TrialOutcome
 from tidemill.bench.session import SessionResult
 from tidemill.bench.trial import Budget
 from tidemill.bench.wire import measurement_json
+from tidemill.bench.wording import figure, unit_sign, with_interval
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,42 +86,30 @@ def claims_table(
     result: SessionResult, budget: Budget, only: Collection[str] | None = None
 ) -> Table:
     """One line per claim: what the paper says, what came out here, whether it holds."""
-    table = Table(title=f"{result.system.name}: {result.system.paper.title}", title_justify="left")
-    for title in ("claim", "paper says", "here", "baseline", "status", "holds"):
-        table.add_column(title, overflow="fold")
+    title = f"{result.system.name}: {result.system.paper.title}"
+    table = Table(title=escape(title), title_justify="left")
+    for column in ("claim", "paper says", "here", "baseline", "status", "holds"):
+        table.add_column(column, overflow="fold")
     for claim in shown_claims(result, only):
-        outcome, measurement = _found(result, claim)
+        outcome, m = _found(result, claim)
         statement = in_language({"en": claim.statement.en, "zh": claim.statement.zh})
         name = f"[bold]{claim.id}[/bold]\n{escape(statement)}"
-        if measurement is None:
+        if m is None:
             reason = _reason(outcome, claim, budget)
-            table.add_row(name, claim.paper_value, escape(reason), "", Status.NOT_RUN, "")
+            table.add_row(name, escape(claim.paper_value), escape(reason), "", Status.NOT_RUN, "")
             continue
-        verdict = claim.verdict(measurement)
+        verdict = claim.verdict(m)
         colour = {"yes": "green", "no": "red"}.get(verdict, "yellow")
-        target = f"{claim.direction} {number(claim.target)} {claim.unit}"
+        target = f"{claim.direction} {figure(claim.target)} {unit_sign(claim.unit)}"
         table.add_row(
             name,
-            claim.paper_value,
-            figure(measurement, claim.unit),
-            escape(measurement.baseline),
-            measurement.status + ("\ndisturbed" if outcome and outcome.disturbed else ""),
+            escape(claim.paper_value),
+            escape(with_interval(m.value, m.low, m.high, claim.unit)),
+            escape(m.baseline),
+            m.status + ("\ndisturbed" if outcome and outcome.disturbed else ""),
             f"[{colour}]{verdict}[/{colour}]\n({target})",
         )
     return table
-
-
-def figure(measurement: Measurement, unit: str) -> str:
-    """``2.31 x [2.25, 2.40]``; the interval only where there is one."""
-    text = f"{number(measurement.value)} {unit}"
-    if measurement.low < measurement.high:
-        text += f" \\[{number(measurement.low)}, {number(measurement.high)}]"
-    return text
-
-
-def number(value: float) -> str:
-    """Three significant digits, more before the point if there are more."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def in_language(sentence: Mapping[str, str]) -> str:
@@ -139,7 +128,7 @@ def print_report(console: Console, report: Mapping[str, Json]) -> None:
         if values:
             table = Table(title=title, title_justify="left", show_header=False)
             for name, value in values.items():
-                shown = number(value) if isinstance(value, float) else str(value)
+                shown = figure(value) if isinstance(value, float) else str(value)
                 table.add_row(escape(name), escape(shown))
             console.print(table)
     for item in cast(list[dict[str, list[str]]], report["tables"]):
@@ -147,7 +136,7 @@ def print_report(console: Console, report: Mapping[str, Json]) -> None:
         for column in item["columns"]:
             table.add_column(escape(column))
         for row in item["rows"]:
-            cells = [number(cell) if isinstance(cell, float) else str(cell) for cell in row]
+            cells = [figure(cell) if isinstance(cell, float) else str(cell) for cell in row]
             table.add_row(*map(escape, cells))
         console.print(table)
 
