@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import uuid
 
 import pytest
 
@@ -42,14 +43,15 @@ def test_trials_run_as_ray_tasks_and_come_back_as_outcomes() -> None:
 @HAS_RAY
 @pytest.mark.ray
 def test_ctrl_c_ends_the_trials_on_ray(watched, monkeypatch) -> None:
-    monkeypatch.setenv(family.MARK, "test-ray")
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv(family.MARK, mark)
     with subprocess.Popen(
         [*COMMAND, "local", "--only", "waits"], stderr=subprocess.PIPE, text=True
     ) as session:
         for line in session.stderr:
             if "at the gate" in line:
                 break
-        members = family.marked("test-ray.")
+        members = family.marked(f"{mark}.")
         ends = [watched(pid) for pid in members]
         session.send_signal(signal.SIGINT)
         session.stderr.read()

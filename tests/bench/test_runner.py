@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import uuid
 from pathlib import Path
 
 import psutil
@@ -31,11 +32,12 @@ def parent_of(pid: int) -> int:
 @pytest.fixture(autouse=True)
 def _nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """After every test no process of a trial runs and no temporary file of one lies about."""
-    monkeypatch.setenv(family.MARK, "test-runner")
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv(family.MARK, mark)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     yield
-    assert family.marked("test-runner") == set()
+    assert family.marked(mark) == set()
     assert list(tmp_path.glob("tidemill-*")) == []
 
 
@@ -310,7 +312,7 @@ def test_a_run_gives_its_report() -> None:
 
 def test_a_kill_for_want_of_memory_in_the_callers_cgroup_is_recognised() -> None:
     """The kernel takes the trial, not the caller, although both are in the cgroup."""
-    group = Path("/sys/fs/cgroup/memory/tidemill-test")
+    group = Path(f"/sys/fs/cgroup/memory/tidemill-{uuid.uuid4().hex}")
     try:
         group.mkdir()
         (group / "memory.limit_in_bytes").write_text("150M")
