@@ -253,7 +253,7 @@ def silent_cli() -> typer.Typer:
         (
             {"claims": (replace(CLAIM, statement=Text("REPLACE: say it.", "说")),)},
             "claim-faster-is-bilingual",
-            "still says 'REPLACE: say it.'; write what it asks for",
+            r"still says \['REPLACE: say it\.'\]; write what it asks for",
         ),
         (
             {"claims": (replace(CLAIM, target=float("nan")),)},

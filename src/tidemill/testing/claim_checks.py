@@ -31,6 +31,7 @@ def checks_of(subject: Subject) -> Iterator[Named]:
         "quotes-the-abstract": _quotes_the_abstract,
         "is-bilingual": _is_bilingual,
         "has-a-pass-condition": _has_a_pass_condition,
+        "gives-the-papers-value": _gives_the_papers_value,
     }
     for claim in system.claims:
         for name, check in of_claims.items():
@@ -101,6 +102,12 @@ def _has_a_pass_condition(_: System, claim: Claim) -> None:
         f"direction={claim.direction!r} — must be Direction.AT_LEAST or Direction.AT_MOST.",
     )
     must(math.isfinite(claim.target), f"target={claim.target} — must be a finite number.")
+
+
+def _gives_the_papers_value(_: System, claim: Claim) -> None:
+    """It may be empty, when the paper prints none."""
+    if claim.paper_value:
+        must_be_written(f"paper_value of claim {claim.id}", claim.paper_value)
 
 
 def _has_a_summary(trial: Trial) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from tidemill.testing.subject import PLACEHOLDER, CheckFailed, Named, Subject, must
+from tidemill.testing.subject import CheckFailed, Named, Subject, must, must_be_written
 
 EXAMPLE_LINES = 40
 _EXAMPLE_S = 120.0
@@ -30,8 +30,7 @@ def checks_of(subject: Subject) -> Iterator[Named]:
 
 def _has_a_page(page: Path, name: str) -> None:
     text = _read(page)
-    left = [line for line in text.splitlines() if PLACEHOLDER in line]
-    must(not left, f"{page.name} still says {left[:1]}; write what it asks for.")
+    must_be_written(page.name, text)
     for words in (f"tidemill run {name}", f"tidemill claims {name}"):
         must(words in text, f"{page.name} does not show `{words}`; a reader wants to try it.")
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from tidemill.bench.system import find
-from tidemill.testing.subject import CheckFailed, Named, Once, Subject, must
+from tidemill.testing.subject import CheckFailed, Named, Once, Subject, must, must_be_written
 
 IMPORT_CPU_S = 0.15
 HEAVY = ("torch", "ray", "fastapi", "sqlalchemy", "typer")
@@ -50,6 +50,7 @@ def checks_of(subject: Subject) -> Iterator[Named]:
     """That child processes find the system, and the cost of importing it."""
     imported = Imported(subject)
     yield "is-found-by-its-reference", partial(_is_found, subject)
+    yield "docstring-tells-the-paper", partial(_has_a_docstring, subject)
     yield "import-takes-under-150-ms-of-cpu", partial(_is_cheap, imported)
     for name in HEAVY:
         yield f"import-does-not-load-{name}", partial(_does_not_load, imported, name)
@@ -57,6 +58,11 @@ def checks_of(subject: Subject) -> Iterator[Named]:
 
 def _is_found(subject: Subject) -> None:
     must(find(subject.reference) is subject.system, f"{subject.reference} is another value.")
+
+
+def _has_a_docstring(subject: Subject) -> None:
+    module = subject.reference.partition(":")[0]
+    must_be_written(f"docstring of {module}", sys.modules[module].__doc__ or "")
 
 
 def _is_cheap(imported: Imported) -> None:

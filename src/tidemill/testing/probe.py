@@ -27,7 +27,7 @@ from tidemill.bench.trial import Budget, Context, Progress
 from tidemill.bench.wire import report_json
 from tidemill.errors import MissingCapability
 
-PATIENCE_S = 3.0
+PATIENCE_S = 2.0
 """How long threads and processes that are told to end may take to do so, in all three runs."""
 _SHARED_MEMORY = Path("/dev/shm")
 _TRACKER = b"multiprocessing.resource_tracker"  # Python's own, one per process until it ends

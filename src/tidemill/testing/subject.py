@@ -65,6 +65,7 @@ class Check:
 
     def __call__(self) -> None:
         """Run it; raises as the class says."""
+        __tracebackhide__ = True  # pytest shows what is wrong with the system, not this code
         try:
             self.run()
         except unittest.SkipTest:
@@ -72,7 +73,8 @@ class Check:
         except Exception as error:
             said = str(error) if isinstance(error, CheckFailed) else repr(error)
             if self.known_failure is None:
-                raise CheckFailed(f"{self}: {said}") from error
+                cause = error.__cause__ if isinstance(error, CheckFailed) else error
+                raise CheckFailed(f"{self}: {said}") from cause
             warnings.warn(
                 f"{self} fails, as declared ({self.known_failure}): {said}",
                 ConformanceWarning,
@@ -145,7 +147,8 @@ def must(condition: object, text: str) -> None:
 def must_be_written(where: str, text: str) -> None:
     """Fail the check if ``text`` is empty or what the template left."""
     must(text.strip(), f"{where} is empty; write it.")
-    must(PLACEHOLDER not in text, f"{where} still says {text.strip()!r}; write what it asks for.")
+    left = [line.strip() for line in text.splitlines() if PLACEHOLDER in line]
+    must(not left, f"{where} still says {left[:1]}; write what it asks for.")
 
 
 def must_be_bilingual(where: str, text: Text) -> None:
