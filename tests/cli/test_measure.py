@@ -136,17 +136,25 @@ def test_a_run_with_claims_as_json(tidemill, tmp_path) -> None:
     assert json.loads(events.read_text().splitlines()[-1])["event"] == "end"
 
 
-def test_list_shows_installed_systems_with_their_verdicts(tidemill, tmp_path) -> None:
+def test_list_shows_installed_systems_with_their_verdicts_and_what_is_broken(
+    tidemill, tmp_path
+) -> None:
     folder = tmp_path / "good-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: good\nVersion: 1.0\n")
-    (folder / "entry_points.txt").write_text("[tidemill.systems]\ngood = toy_system:GOOD\n")
+    (folder / "entry_points.txt").write_text(
+        "[tidemill.systems]\ngood = toy_system:GOOD\nlost = absent_mill:SYSTEM\n"
+    )
     assert tidemill("claims", "good", "--only", "counts", path=tmp_path).returncode == 0
     systems = json.loads(tidemill("list", "--json", path=tmp_path).stdout)["systems"]
-    (good,) = [system for system in systems if system["name"] == "good"]
-    assert good["verdicts"] == {"yes": 1, "not run": 1}
-    assert good["missing"] == []
-    assert "1 yes, 1 not run" in tidemill("list", path=tmp_path).stdout
+    by_name = {system["name"]: system for system in systems}
+    assert by_name["good"]["verdicts"] == {"yes": 1, "not run": 1}
+    assert by_name["good"]["missing"] == []
+    assert "absent_mill" in by_name["lost"]["error"]
+    result = tidemill("list", path=tmp_path)
+    assert result.returncode == 0
+    assert "1 yes, 1 not run" in result.stdout
+    assert "cannot be imported" in result.stdout
 
 
 class Terminal:

@@ -126,10 +126,15 @@ class System:
         return [text for requirement in self.requires if (text := requirement.missing())]
 
 
+def installed() -> list[str]:
+    """The names of all installed systems; none is imported."""
+    return sorted({entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)})
+
+
 def discover() -> Iterator[System]:
     """All installed systems by name, from the entry points of group ``tidemill.systems``."""
-    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda e: e.name):
-        yield _loaded(entry)
+    for name in installed():
+        yield find(name)
 
 
 def find(name: str) -> System:
@@ -145,7 +150,7 @@ def find(name: str) -> System:
         return _at(module, attribute)
     entries = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if name not in entries:
-        known = ", ".join(sorted(entries)) or "(none installed)"
+        known = ", ".join(installed()) or "(none installed)"
         raise ConfigError.of("system", name, f"one of {known}")
     return _loaded(entries[name])
 

@@ -35,25 +35,29 @@ ThreadsOption = Annotated[
 
 def list_systems(as_json: JsonOption = False) -> None:
     """The installed systems: what they need, and how their claims stand on this machine."""
-    from tidemill.bench import discover
+    from tidemill.bench.system import installed
 
     store = _open_store()
-    rows = [_listed(system, store) for system in discover()]
+    rows = [_listed(name, store) for name in installed()]
     store.close()
     if as_json:
         _print_json({"systems": rows})
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from tidemill.cli.results import in_language
 
     table = Table("system", "what you get", "needs", "claims here")
     for row in rows:
-        verdicts = ", ".join(f"{count} {name}" for name, count in row["verdicts"].items() if count)
-        needs = "\n".join(row["missing"]) or "nothing more"
+        if row["error"]:
+            table.add_row(row["name"], escape(row["error"]))
+            continue
+        verdicts = ", ".join(f"{count} {name}" for name, count in row["verdicts"].items())
+        needs = escape("\n".join(row["missing"])) or "nothing more"
         name = f"{row['name']}\narXiv {row['arxiv_id']}"
-        table.add_row(name, in_language(row["summary"]), needs, verdicts)
+        table.add_row(name, escape(in_language(row["summary"])), needs, verdicts)
     Console().print(table)
 
 
@@ -227,16 +231,22 @@ def _open_store() -> Store:
     return store
 
 
-def _listed(system: System, store: Store) -> dict[str, Any]:
+def _listed(name: str, store: Store) -> dict[str, Any]:
+    from tidemill.bench import find
     from tidemill.bench.environment import Environment
 
+    try:
+        system = find(name)
+    except TidemillError as error:  # one broken package does not hide the others
+        return {"name": name, "error": str(error)}
     latest = store.latest(system.name, machine=Environment.here().machine_id)
     verdicts = Counter(
         str(claim.verdict(latest[claim.id].measurement)) if claim.id in latest else "not run"
         for claim in system.claims
     )
     return {
-        "name": system.name,
+        "name": name,
+        "error": "",
         "arxiv_id": system.paper.arxiv_id,
         "title": system.paper.title,
         "summary": {"en": system.summary.en, "zh": system.summary.zh},
