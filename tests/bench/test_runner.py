@@ -15,7 +15,7 @@ from toy_system import SYSTEM
 from tidemill.bench import Budget, Progress, family
 from tidemill.bench.process import Terms
 from tidemill.bench.runner import run_system, run_trial
-from tidemill.errors import ConfigError
+from tidemill.errors import ConfigError, OutOfPool
 
 TOY = "toy_system:SYSTEM"
 
@@ -259,9 +259,36 @@ def test_an_error_of_the_listener_ends_the_family_before_it_is_raised(watched) -
             ends.append(watched(data["pid"]))
             raise RuntimeError("the listener broke")
 
-    with pytest.raises(RuntimeError, match="the listener broke"):
-        run_trial(TOY, "waits", progress=tell)
-    assert ends[0]()
+    for trial in ("waits", "big"):  # one that waits, one that has more to tell than a pipe holds
+        with pytest.raises(RuntimeError, match="the listener broke"):
+            run_trial(TOY, trial, progress=tell)
+    assert all(has_ended() for has_ended in ends)
+
+
+def test_a_long_series_comes_through_whole_and_a_flood_of_log_lines_does_not() -> None:
+    logs = []
+    outcome = run_trial(
+        TOY, "big", progress=lambda kind, data: kind == "log" and logs.append(data["text"])
+    )
+    assert len(outcome.measurements[0].detail["series"]) == 100_000
+    assert logs[0] == "line 0"
+    assert "left out" in logs[99]
+    assert len(logs) < 10_000
+
+
+def test_a_machine_without_room_for_a_child_says_so_and_leaks_nothing(monkeypatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/proc/nowhere")
+    before = psutil.Process().num_fds()
+    with pytest.raises(OutOfPool, match="/proc/nowhere"):
+        run_trial(TOY, "counts")
+    assert psutil.Process().num_fds() == before
+
+
+def test_a_child_that_cannot_start_tells_why(monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    outcome = run_trial(TOY, "counts")
+    assert outcome.outcome == "crashed"
+    assert "its supervising process failed: " in outcome.error
 
 
 def test_temporary_files_of_a_trial_go_with_it(gate) -> None:

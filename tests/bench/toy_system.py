@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
@@ -157,6 +157,12 @@ def garbage(_: Context) -> Iterator[Measurement]:
     raise ValueError("half\ud800 a character \0")
 
 
+def big(context: Context) -> Iterator[Measurement]:
+    for i in range(100_000):
+        context.progress.log(f"line {i}")
+    yield replace(figure("big"), detail={"series": [0.123456789] * 100_000})
+
+
 def foreign(_: Context) -> Iterator[Measurement]:
     yield figure("counts")
 
@@ -243,6 +249,7 @@ SYSTEM = _system(
     _claim("loops", loops, quick_s=1.0),
     _claim("forks", forks),
     _claim("garbage", garbage),
+    _claim("big", big),
     _claim("foreign", foreign),
     _claim("nothing", nothing),
     _claim("exits", exits),

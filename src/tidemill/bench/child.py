@@ -42,6 +42,7 @@ RUN = ""
 """The name in place of a trial's that stands for the system's ``run``."""
 MEASUREMENT_LIMIT_BYTES = 8 * 2**20
 _LOG_LIMIT_CHARS = 2000
+_LOGS_PER_S = 100
 _PROGRESS_EVERY_S = 0.1
 _METRIC_EVERY_S = 0.02
 _THREAD_VARIABLES = (
@@ -92,8 +93,9 @@ class Job:
 class PipeProgress(Progress):
     """Writes events as JSON lines to a pipe; usable from several threads and forked workers.
 
-    At most ten progress events and fifty readings per metric go out each second: the reader cannot
-    see more, and each costs the trial a system call. The last state of a stage always goes out.
+    At most ten progress events, fifty readings per metric and a hundred log lines go out each
+    second: the reader cannot see more, and each costs the trial a system call. The last state of a
+    stage always goes out.
     """
 
     def __init__(self, pipe: int) -> None:
@@ -102,6 +104,8 @@ class PipeProgress(Progress):
         self._pending: dict[str, Json] | None = None
         self._progress_at = 0.0
         self._metric_at: dict[str, float] = {}
+        self._log_second = 0.0
+        self._logs = 0
         self.trial = RUN
 
     def send(self, event: str, /, **data: Json) -> None:
@@ -143,7 +147,16 @@ class PipeProgress(Progress):
 
     def log(self, text: str) -> None:
         """See `Progress`."""
-        self.send("log", text=text[:_LOG_LIMIT_CHARS])
+        now = time.monotonic()
+        if now - self._log_second >= 1.0:
+            self._log_second, self._logs = now, 0
+        self._logs += 1
+        if self._logs < _LOGS_PER_S:
+            self.send("log", text=text[:_LOG_LIMIT_CHARS])
+        elif self._logs == _LOGS_PER_S:
+            self.send(
+                "log", text=f"more than {_LOGS_PER_S} lines a second: the others are left out"
+            )
 
     def _write(self, line: bytes) -> None:
         rest = memoryview(line)
@@ -170,8 +183,9 @@ def main() -> NoReturn:
     limits = Limits(wall_s=job.wall_s, memory_bytes=job.memory_bytes)
     told = Warden(trial_pid, output, job.mark, limits).watch(control=0)
     shutil.rmtree(job.scratch, ignore_errors=True)
-    os.write(job.events, b"\n")  # the trial may have been killed in the middle of a line
-    progress.send("over", **told)
+    with contextlib.suppress(BrokenPipeError):  # the session has gone, or does not care any more
+        os.write(job.events, b"\n")  # the trial may have been killed in the middle of a line
+        progress.send("over", **told)
     sys.exit(0)
 
 

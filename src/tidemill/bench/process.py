@@ -115,18 +115,20 @@ class _Child:
         self._is_done = False
         self._over: Mapping[str, Json] | None = None
         self._ended = Ended()
-        try:
-            self._scratch = tempfile.mkdtemp(prefix="tidemill-")
-            self._events, write = os.pipe()
-        except OSError as error:
-            raise _no_child(error) from error
-        try:
-            self._process = self._start(write, terms)
-        except BaseException:
-            self._remove_files()
-            raise
-        finally:
-            os.close(write)
+        with contextlib.ExitStack() as always, contextlib.ExitStack() as on_error:
+            try:
+                self._events, write = os.pipe()
+                always.callback(os.close, write)
+                on_error.callback(os.close, self._events)
+                self._scratch = tempfile.mkdtemp(prefix="tidemill-")
+                on_error.callback(shutil.rmtree, self._scratch, ignore_errors=True)
+                self._process = self._start(write, terms)
+            except OSError as error:
+                raise OutOfPool(
+                    f"child process — cannot be started: {error}; it needs a process, pipes and a "
+                    f"folder in {tempfile.gettempdir()}; free some or set TMPDIR."
+                ) from error
+            on_error.pop_all()
 
     def _start(self, events: int, terms: Terms) -> subprocess.Popen[bytes]:
         work = self._work
@@ -144,18 +146,15 @@ class _Child:
             events=events,
             path=sys.path,
         )
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tidemill.bench.child"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=(events,),
-                env=os.environ | {family.MARK: self._mark},
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise _no_child(error) from error
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "tidemill.bench.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(events,),
+            env=os.environ | {family.MARK: self._mark},
+            start_new_session=True,
+        )
         with contextlib.suppress(BrokenPipeError):  # it died at once; attend() will tell
             cast(Any, process.stdin).write(job.to_json().encode())
             cast(Any, process.stdin).flush()
@@ -167,18 +166,15 @@ class _Child:
     def __exit__(self, *_: object) -> None:
         """Wait for the warden, or kill it, and whatever it left; ends also on an exception."""
         self._close_control()
+        os.close(self._events)  # what is still being written shall not wait for a reader
         try:
             self._process.wait(_PATIENCE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         family.sweep(lambda: family.marked(self._mark))
-        self._remove_files()
-        cast(Any, self._process.stderr).close()
-
-    def _remove_files(self) -> None:
-        os.close(self._events)
         shutil.rmtree(self._scratch, ignore_errors=True)
+        cast(Any, self._process.stderr).close()
 
     def _close_control(self) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -256,7 +252,7 @@ class _Child:
         if self._was_cancelled and not self._is_done:
             return "cancelled", f"{where} — cancelled by the user."
         if self._over is None:
-            return "crashed", f"{where} — its supervising process was killed; run it again."
+            return "crashed", f"{where} — its supervising process {self._wardens_end()}."
         if over["reason"]:
             return over["reason"], f"{where} — {self._limit_text(over)}; it was ended."
         if self._failed is not None:
@@ -264,6 +260,13 @@ class _Child:
             kind = kinds.get(str(self._failed["kind"]), "failed")
             return kind, f"{where} — {self._failed['error']}"
         return self._exit_verdict(where, over)
+
+    def _wardens_end(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            _, said = self._process.communicate(timeout=_PATIENCE_S)
+            if lines := said.decode(errors="replace").strip().splitlines():
+                return f"failed: {lines[-1]}"
+        return "was killed; run it again"
 
     def _limit_text(self, over: Mapping[str, Any]) -> str:
         if over["reason"] == "timeout":
@@ -288,13 +291,6 @@ class _Child:
 
     def _what(self) -> str:
         return f"trial {self._work.trial}" if self._work.trial else f"run of {self._work.system}"
-
-
-def _no_child(error: OSError) -> OutOfPool:
-    return OutOfPool(
-        f"child process — cannot be started: {error}; it needs a process, a pipe and a folder in "
-        f"{tempfile.gettempdir()}; free some or set TMPDIR."
-    )
 
 
 def _last_lines(over: Mapping[str, Any]) -> str:

@@ -17,9 +17,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
 from tidemill.bench import family
+from tidemill.bench.child import RUN
 from tidemill.bench.claim import Json, Measurement
 from tidemill.bench.events import EventLog
-from tidemill.bench.process import Listener, Terms
+from tidemill.bench.process import Ended, Listener, Terms
 from tidemill.bench.records import OutcomeKind, RunKind, RunState, TrialOutcome
 from tidemill.bench.runner import listener, resolve, run_system, run_trial
 from tidemill.bench.settings import from_json, to_json
@@ -111,9 +112,11 @@ def run_session(  # noqa: PLR0913 - one call says the whole session; all but the
             _run(reference, settings, result, diary, terms)
         for outcome in _outcomes(reference, chosen, settings, (budget, diary), terms):
             result.outcomes.append(outcome)
-            diary.tell_trial(outcome)
-            if store is not None:
-                store.record_trial(outcome)
+            try:
+                if store is not None:
+                    store.record_trial(outcome)
+            finally:  # after the store, so that who sees the event finds the figures
+                diary.tell_end(outcome.trial, outcome)
             if outcome.outcome != "ok":
                 result.fail(outcome.outcome, outcome.error)
         if terms.cancel.is_set() and result.state is not RunState.CANCELLED:
@@ -184,7 +187,7 @@ def _run(
     terms: Terms,
 ) -> None:
     ended = run_system(reference, config=config, progress=diary.tell, terms=terms)
-    diary.tell_end("", ended.outcome, ended.error, ended.seconds, ended.peak_rss_bytes)
+    diary.tell_end(RUN, ended)
     if ended.outcome == "ok":
         result.report = ended.report
     else:
@@ -258,30 +261,21 @@ class _Diary:
             self._advance(min(1.0, float(cast(float, data["done"])) / total))
         self._write(kind, data)
 
-    def tell_trial(self, outcome: TrialOutcome) -> None:
-        """A trial has ended."""
-        o = outcome
-        self.tell_end(
-            o.trial, o.outcome, o.error, o.seconds, o.peak_rss_bytes, disturbed=o.disturbed
-        )
-
-    def tell_end(
-        self,
-        name: str,
-        outcome: OutcomeKind,
-        error: str,
-        seconds: float,
-        peak: int,
-        *,
-        disturbed: str = "",
-    ) -> None:
-        """A trial or, with the name "", the run has ended."""
+    def tell_end(self, name: str, ended: Ended | TrialOutcome) -> None:
+        """A trial or the run has ended."""
         self._done_phases += 1
         self._within = 0.0
         self._advance(0.0)
-        fields: dict[str, Json] = {"name": name, "state": "ended", "outcome": outcome}
-        fields |= {"error": error, "seconds": seconds, "peak_rss_bytes": peak}
-        self._write("trial", fields | {"disturbed": disturbed})
+        told: dict[str, Json] = {
+            "name": name,
+            "state": "ended",
+            "outcome": ended.outcome,
+            "error": ended.error,
+            "seconds": ended.seconds,
+            "peak_rss_bytes": ended.peak_rss_bytes,
+            "disturbed": ended.disturbed,
+        }
+        self._write("trial", told)
 
     def end(self, result: SessionResult) -> None:
         """The last words: first the row, then the event, so that who sees the event finds the row.
