@@ -59,14 +59,19 @@ def require_full_text(engine: sa.Engine) -> None:
 
 
 def keep(connection: sa.Connection, key: int, row: Mapping[str, Any]) -> None:
-    """Index the paper anew.
+    """Index anew a paper whose words or categories changed; arguments as of `add`."""
+    drop(connection, key)
+    add(connection, key, row)
+
+
+def add(connection: sa.Connection, key: int, row: Mapping[str, Any]) -> None:
+    """Index a paper that is not in the index.
 
     Args:
         connection: In a writing transaction.
         key: Of the paper.
         row: Its row, or at least the columns with words.
     """
-    drop(connection, key)
     listed = (
         sa.select(category.c.name_zh, category.c.name_en)
         .join(paper_category)

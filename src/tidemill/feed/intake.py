@@ -138,8 +138,8 @@ class Intake:
 
     def _show(self, row: Row, raw: RawEntry) -> None:
         self._put_subjects(row["key"], row["subjects"])
-        if not self._put_in_category(row, raw):
-            index.keep(self._connection, row["key"], row)
+        self._put_in_category(row, raw)
+        index.add(self._connection, row["key"], row)
 
     def _update(self, own: Row, raw: RawEntry) -> Outcome:
         """Bring a known paper up to date: the row that is shown, and a merged one behind it."""
@@ -148,7 +148,9 @@ class Intake:
             shown = self._row(paper.c.key == own["merged_into"]) or own
         keys = merging.family(self._connection, shown["key"])
         has_changed = self._revise(shown, raw, keys)
-        has_changed |= self._put_in_category(shown, raw)
+        if self._put_in_category(shown, raw):
+            index.keep(self._connection, shown["key"], shown)  # the category's name is searched too
+            has_changed = True
         if shown is not own:
             self._revise(own, raw, [own["key"]])
         elif (other := merging.partner(self._connection, shown)) is not None:
@@ -257,7 +259,6 @@ class Intake:
                 by="page",
             )
         )
-        index.keep(self._connection, row["key"], row)  # its name is searched too
         return True
 
 

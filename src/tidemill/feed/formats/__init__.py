@@ -32,11 +32,9 @@ _XML_ROOTS: dict[str, Callable[[Element], _Entries]] = {
     "oai-pmh": parse_harvest,
     "listrecords": parse_harvest,
 }
-_XML = re.compile(
-    rf"(?:<\?xml\b|<!--.{{0,2000}}?-->|\s)*<(?:\w+:)?(?:{'|'.join(_XML_ROOTS)})\b|<\?xml\b",
-    re.IGNORECASE | re.DOTALL,
-)
-_HTML = re.compile(r"<!doctype\s+html\b|<(?:html|head|body|div|main|article)\b", re.IGNORECASE)
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_FIRST_ELEMENT = re.compile(r"<(?:[\w.-]+:)?([A-Za-z][\w.-]*)")
+_HTML = re.compile(r"(?i)html|head|body|div|main|article|section|p|h[1-6]")
 _BIBTEX = re.compile(r"^\s*@\s*[A-Za-z]+\s*[{(]", re.MULTILINE)
 _RIS = re.compile(r"^TY  - ", re.MULTILINE)
 _BLOCKED = re.compile(
@@ -58,15 +56,19 @@ def parse(data: bytes) -> list[RawEntry | Refusal]:
         raise Unreadable(1, "is empty")
     if head.startswith("{"):
         return list(parse_json_lines(text))
-    if _HTML.match(head) or (_HTML.search(head) and head.startswith("<?xml")):
-        return _page(text, html_lines(text))
-    if _XML.match(head):
-        return _xml(text)
+    if head.startswith("<"):
+        return _xml(text) if _is_xml(head) else _page(text, html_lines(text))
     if _RIS.match(head):
         return list(parse_ris(text))
     if _BIBTEX.search(head):
         return list(parse_bibtex(text))
     return _page(text, lines_of(text))
+
+
+def _is_xml(head: str) -> bool:
+    first = _FIRST_ELEMENT.search(_COMMENT.sub("", head))
+    name = first[1] if first else ""
+    return name.lower() in _XML_ROOTS or (head.startswith("<?xml") and not _HTML.fullmatch(name))
 
 
 def _xml(text: str) -> list[RawEntry | Refusal]:

@@ -16,7 +16,7 @@ from tidemill.feed.draft import SHORTEST_ABSTRACT, Draft
 from tidemill.feed.entry import Refusal
 from tidemill.feed.raw import RawEntry
 
-_DATED = re.compile(r"(?P<source>[^\W\d_]\S*(?: \S+){0,2}?)[\s·|,:,:–—-]+(?P<date>\S.*)")
+_BETWEEN = re.compile(r"[\s·|,:,:–—-]+")
 _NUMERIC = re.compile(r"\d{2,4}\s*[-/.年]\s*\d{1,2}\s*[-/.月]\s*\d{1,4}\s*日?")
 _ENDS_A_SENTENCE = re.compile(r"[.。!!??;;::,,…]$")
 _NUMBER_OF_PAGES = re.compile(r"(?<![\d/])(\d{1,6})\s*/\s*(\d{1,6})(?![\d/])")
@@ -25,6 +25,7 @@ _TOTAL = re.compile(
 )
 _LONGEST_DATED_LINE = 80
 _LONGEST_NAME = 80
+_MOST_WORDS_OF_A_SOURCE = 3
 _LONGEST_WRAPPED_TITLE = 300
 
 
@@ -117,13 +118,16 @@ def _dated_lines(lines: Sequence[Line]) -> dict[int, tuple[str, str]]:
 
 
 def _dated(text: str) -> tuple[str, str] | None:
-    if len(text) > _LONGEST_DATED_LINE or not (found := _DATED.fullmatch(text)):
+    if len(text) > _LONGEST_DATED_LINE or not text[:1].isalpha():
         return None
-    source, day = found["source"], found["date"]
-    if _NUMERIC.fullmatch(day):
-        return source, day
-    # "on June 23, 2026" is a wrapped line of an abstract, "Nature June 23, 2026" a dated one
-    return (source, day) if source != source.lower() and parse_date(day) else None
+    for between in _BETWEEN.finditer(text):
+        source, day = text[: between.start()], text[between.end() :]
+        if source.count(" ") >= _MOST_WORDS_OF_A_SOURCE:
+            break
+        # "on June 23, 2026" is a wrapped line of an abstract, "Nature June 23, 2026" a dated one
+        if _NUMERIC.fullmatch(day) or (source != source.lower() and parse_date(day)):
+            return source, day
+    return None
 
 
 def _paragraphs(lines: Sequence[Line]) -> list[list[Line]]:
