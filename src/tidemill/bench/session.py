@@ -101,35 +101,17 @@ def run_session(  # noqa: PLR0913 - one call says the whole session; all but the
     reference, found = resolve(system)
     settings = to_json(from_json(found.config, config or {}))
     chosen = choose_trials(found, budget, trials) if kind != "run" else []
-    terms = terms or Terms()
-    result = SessionResult(system=found)
-    diary = _Diary(found, store, events, listener(progress), terms.run_id)
-    diary.phases = len(chosen) + (kind != "claims")
-    try:
-        if not diary.begin():
-            terms.cancel.set()
-        if kind != "claims" and not terms.cancel.is_set():
-            _run(reference, settings, result, diary, terms)
-        for outcome in _outcomes(reference, chosen, settings, (budget, diary), terms):
-            result.outcomes.append(outcome)
-            try:
-                if store is not None:
-                    store.record_trial(outcome)
-            finally:  # after the store, so that who sees the event finds the figures
-                diary.tell_end(outcome.trial, outcome)
-            if outcome.outcome != "ok":
-                result.fail(outcome.outcome, outcome.error)
-        if terms.cancel.is_set() and result.state is not RunState.CANCELLED:
-            result.fail("cancelled", "cancelled by the user")
-    except TidemillError as error:
-        result.state, result.error = RunState.FAILED, f"{type(error).__name__}: {error}"
-        result.exit_code = error.exit_code
-    except BaseException as error:
-        result.state, result.error = RunState.FAILED, f"{type(error).__name__}: {error}"
-        diary.end(result)
-        raise
-    diary.end(result)
-    return result
+    session = _Session(
+        reference,
+        settings,
+        budget,
+        store,
+        _Diary(found, store, events, listener(progress), terms.run_id if terms else ""),
+        terms or Terms(),
+        SessionResult(system=found),
+    )
+    session.do(kind, chosen)
+    return session.result
 
 
 def choose_trials(
@@ -179,42 +161,86 @@ def cancelled_by_signals(cancel: threading.Event) -> Generator[list[int]]:
             signal.signal(number, handler)
 
 
-def _run(
-    reference: str,
-    config: Mapping[str, Json],
-    result: SessionResult,
-    diary: _Diary,
-    terms: Terms,
-) -> None:
-    ended = run_system(reference, config=config, progress=diary.tell, terms=terms)
-    diary.tell_end(RUN, ended)
-    if ended.outcome == "ok":
-        result.report = ended.report
-    else:
-        result.fail(ended.outcome, ended.error)
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """What the steps of a session share."""
 
+    reference: str
+    settings: Mapping[str, Json]
+    budget: Budget
+    store: Store | None
+    diary: _Diary
+    terms: Terms
+    result: SessionResult
 
-def _outcomes(
-    reference: str,
-    trials: list[Trial],
-    config: Mapping[str, Json],
-    how: tuple[Budget, _Diary],
-    terms: Terms,
-) -> Iterator[TrialOutcome]:
-    budget, diary = how
-    if terms.ray and trials:
-        from tidemill.bench.ray_runner import run_trials
+    def do(self, kind: RunKind, trials: list[Trial]) -> None:
+        """All steps; whatever happens, the diary gets its last words."""
+        result, cancel = self.result, self.terms.cancel
+        self.diary.phases = len(trials) + (kind != "claims")
+        try:
+            if not self.diary.begin():
+                cancel.set()
+            if kind != "claims" and not cancel.is_set():
+                self._run()
+            for outcome in self._outcomes(trials):
+                self._keep(outcome)
+            if cancel.is_set() and result.state is not RunState.CANCELLED:
+                result.fail("cancelled", "cancelled by the user")
+        except TidemillError as error:
+            result.state, result.error = RunState.FAILED, f"{type(error).__name__}: {error}"
+            result.exit_code = error.exit_code
+        except KeyboardInterrupt:  # a second Ctrl-C
+            result.fail("cancelled", "cancelled by the user")
+            raise
+        except BaseException as error:
+            result.state, result.error = RunState.FAILED, f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self.diary.end(result)
 
-        names = [trial.name for trial in trials]
-        yield from run_trials(
-            reference, names, config=config, budget=budget, listen=diary.tell, terms=terms
+    def _run(self) -> None:
+        ended = run_system(
+            self.reference, config=self.settings, progress=self.diary.tell, terms=self.terms
         )
-        return
-    for trial in trials:
-        if not terms.cancel.is_set():
-            yield run_trial(
-                reference, trial, config=config, budget=budget, progress=diary.tell, terms=terms
+        self.diary.tell_end(RUN, ended)
+        if ended.outcome == "ok":
+            self.result.report = ended.report
+        else:
+            self.result.fail(ended.outcome, ended.error)
+
+    def _outcomes(self, trials: list[Trial]) -> Iterator[TrialOutcome]:
+        if self.terms.ray and trials:
+            from tidemill.bench.ray_runner import run_trials
+
+            yield from run_trials(
+                self.reference,
+                [trial.name for trial in trials],
+                config=self.settings,
+                budget=self.budget,
+                listen=self.diary.tell,
+                terms=self.terms,
             )
+            return
+        for trial in trials:
+            if not self.terms.cancel.is_set():
+                yield run_trial(
+                    self.reference,
+                    trial,
+                    config=self.settings,
+                    budget=self.budget,
+                    progress=self.diary.tell,
+                    terms=self.terms,
+                )
+
+    def _keep(self, outcome: TrialOutcome) -> None:
+        self.result.outcomes.append(outcome)
+        try:
+            if self.store is not None:
+                self.store.record_trial(outcome)
+        finally:  # after the store, so that who sees the event finds the figures
+            self.diary.tell_end(outcome.trial, outcome)
+        if outcome.outcome != "ok":
+            self.result.fail(outcome.outcome, outcome.error)
 
 
 class _Diary:
