@@ -49,6 +49,18 @@ def split_format(name: str, formats: Sequence[str]) -> tuple[str, str]:
     return name.removesuffix(f".{HTML}"), HTML
 
 
+def format_of(suffix: str, formats: Sequence[str]) -> str:
+    """The format of a page whose name is fixed; ``suffix`` is what follows its dot.
+
+    Raises:
+        Refused: The page does not have that format.
+    """
+    if suffix != HTML and suffix not in formats:
+        reason = f"format {suffix[:20]!r} — this page has {', '.join(formats)}."
+        raise Refused(404, "not_found", reason)
+    return suffix
+
+
 def format_links(
     reader: Reader, place: str, formats: Sequence[str], query: Mapping[str, str] | None = None
 ) -> FormatLinks:

@@ -16,7 +16,7 @@ from tidemill.web import forms
 from tidemill.web.board import Note, Standing, standings
 from tidemill.web.charts import chart
 from tidemill.web.figures import machine_line
-from tidemill.web.formats import HTML, JSON, as_json, format_links, split_format
+from tidemill.web.formats import HTML, JSON, as_json, format_links, format_of, split_format
 from tidemill.web.refusals import Refused
 from tidemill.web.site import Reader, Site, page, site_of
 
@@ -122,7 +122,7 @@ def board(
 ) -> Response:
     """All claims of all systems, filtered by status, verdict and system."""
     site, reader = site_of(request), Reader(request)
-    _, kind = split_format(f"claims.{suffix}", (JSON,))
+    kind = format_of(suffix, (JSON,))
     options = {
         "status": {str(s): reader.t(f"status.{s}") for s in Status},
         "verdict": {str(v): reader.t(f"verdict.{v}") for v in (*Verdict, "none")},

@@ -16,7 +16,7 @@ from tidemill.bench.claim import Json
 from tidemill.feed import out
 from tidemill.feed.entry import Entry, Page
 from tidemill.web.board import Note, Standing
-from tidemill.web.figures import machine_line
+from tidemill.web.figures import machine_line, memory
 from tidemill.web.formats import (
     BIBTEX,
     HTML,
@@ -27,6 +27,7 @@ from tidemill.web.formats import (
     as_json,
     as_list,
     format_links,
+    format_of,
     split_format,
 )
 from tidemill.web.refusals import Refused
@@ -52,7 +53,7 @@ def number_of(text: str) -> int:
 @router.api_route("/index.{suffix}", methods=_READ)
 def home(request: Request, suffix: str = HTML, number: PageNumber = "1") -> Response:
     """The newest papers of the first category, as the digest's front page."""
-    _, kind = split_format(f"index.{suffix}", LIST_FORMATS)
+    kind = format_of(suffix, LIST_FORMATS)
     library = site_of(request).library
     categories = library.categories()
     first = categories[0] if categories else None
@@ -100,7 +101,7 @@ def search(
     number: PageNumber = "1",
 ) -> Response:
     """What matches a query, best first; without one, how to ask."""
-    _, kind = split_format(f"search.{suffix}", LIST_FORMATS)
+    kind = format_of(suffix, LIST_FORMATS)
     site, wanted = site_of(request), number_of(number)
     query = query.strip()[:500]
     listing = Page(entries=(), number=1, pages=1, total=0)
@@ -151,7 +152,7 @@ def paper(request: Request, name: str) -> Response:
 @router.api_route("/about.{suffix}", methods=_READ)
 def about(request: Request, suffix: str = HTML) -> Response:
     """What this site is, how to read its figures, and the machine it runs on."""
-    _, kind = split_format(f"about.{suffix}", (JSON,))
+    kind = format_of(suffix, (JSON,))
     site, reader = site_of(request), Reader(request)
     machine, days = site.environment.machine, site.library.days()
     if kind == JSON:
@@ -159,6 +160,7 @@ def about(request: Request, suffix: str = HTML) -> Response:
         return as_json(request, {"machine": machine, "code": site.environment.code, "days": listed})
     shown = ("cpu", "cores", "kernel", "compiler", "native_level", "python")
     facts = [(name, machine[name]) for name in shown if machine[name]]
+    facts.insert(2, ("memory", memory(site.environment.memory_bytes)))
     return page(
         request,
         "about.html",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
@@ -48,8 +51,9 @@ def serve(
     )
     server = _Server(config, app.state.site, lambda: ready and ready(_url(listener)))
     try:
-        server.run(sockets=[listener])
-    except KeyboardInterrupt:  # uvicorn raises it again once all is ended
+        with _sigterm_as_interrupt():
+            server.run(sockets=[listener])
+    except KeyboardInterrupt:  # uvicorn raises a signal again once all is ended
         pass
     finally:
         listener.close()
@@ -71,6 +75,23 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._site.live.close()
         await super().shutdown(sockets)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Generator[None]:
+    """Let the caller's ``finally`` run after SIGTERM too; the default would end the process."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _listen(host: str, port: int) -> socket.socket:

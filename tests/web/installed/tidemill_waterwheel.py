@@ -63,6 +63,7 @@ def run(context: Context) -> Report:
     for turn in range(1, config.turns + 1):
         time.sleep(config.seconds_per_turn)  # the turn itself
         while config.gate and turn > config.turns // 2 and not Path(config.gate).exists():
+            context.progress.advance(turn - 1, config.turns, "turns")
             time.sleep(0.02)
         context.progress.advance(turn, config.turns, "turns")
         context.progress.metric("water", 5 + 3 * math.sin(turn / 3), "l/s")

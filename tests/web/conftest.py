@@ -1,0 +1,109 @@
+"""The site as tests see it: a real store, library and queue, and one more installed system."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from site_process import SiteProcess
+from visitor import Visitor
+
+from tidemill.bench.queue import RunQueue
+from tidemill.bench.store import Store
+from tidemill.feed.library import Library
+from tidemill.web import create_app
+
+INSTALLED = Path(__file__).parent / "installed"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _waterwheel_is_installed() -> Iterator[None]:
+    """Put the package of the system ``waterwheel`` on the path, here and in child processes."""
+    before = os.environ.get("PYTHONPATH")
+    sys.path.insert(0, str(INSTALLED))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(INSTALLED), before]))
+    yield
+    sys.path.remove(str(INSTALLED))
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+
+
+@dataclass
+class House:
+    """What a site stands on."""
+
+    store: Store
+    library: Library
+    queue: RunQueue
+
+
+@pytest.fixture(scope="session")
+def shipped(
+    _waterwheel_is_installed: None, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Path], House]:
+    """``shipped(folder)``: a house of its own with the shipped papers, copied from one import."""
+    original = tmp_path_factory.mktemp("shipped") / "tidemill.db"
+    house = _open(original)
+    house.library.import_shipped()
+    house.store.close()
+
+    def copy(folder: Path) -> House:
+        shutil.copy(original, folder / original.name)
+        return _open(folder / original.name)
+
+    return copy
+
+
+def _open(database: Path) -> House:
+    store = Store(f"sqlite:///{database}")
+    store.migrate()
+    library = Library(store)
+    library.migrate()
+    return House(store, library, RunQueue(store, database.parent / "runs"))
+
+
+@pytest.fixture
+def house(shipped: Callable[[Path], House], tmp_path: Path) -> Iterator[House]:
+    """The shipped papers, those of the installed systems, and a queue that has not been started."""
+    house = shipped(tmp_path)
+    yield house
+    house.queue.stop()
+    house.store.close()
+
+
+@pytest.fixture
+def visit() -> Iterator[Callable[..., Visitor]]:
+    """``visit(app)`` gives a visitor that is closed at the end."""
+    visitors: list[Visitor] = []
+
+    def new(app: FastAPI, **headers: str) -> Visitor:
+        visitors.append(Visitor(app, **headers))
+        return visitors[-1]
+
+    yield new
+    for visitor in visitors:
+        visitor.close()
+
+
+@pytest.fixture
+def visitor(house: House, visit: Callable[..., Visitor]) -> Visitor:
+    """A visitor of a site with these papers."""
+    return visit(create_app(house.store, house.library, house.queue))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[SiteProcess]:
+    """A server of its own for one test that stops it."""
+    process = SiteProcess(tmp_path)
+    process.start()
+    yield process
+    if process.process is not None and process.process.poll() is None:
+        process.stop()

@@ -1,0 +1,89 @@
+"""A site in a process of its own, as ``tidemill up`` runs it; also the program of that process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+INSTALLED = Path(__file__).parent / "installed"
+_PATIENCE_S = 60
+
+
+class SiteProcess:
+    """Start, stop and start again a real server on one database.
+
+    Args:
+        folder: Where its database, runs and home lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.database = f"sqlite:///{folder / 'tidemill.db'}"
+        self.url = ""
+        self._port = 0
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Start serving, on the port of before if there was one; returns when it answers."""
+        paths = [str(INSTALLED), os.environ.get("PYTHONPATH", "")]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "XDG_DATA_HOME": str(self.folder / "data"),
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+            "TIDEMILL_DB": self.database,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, self.database, str(self.folder / "runs"), str(self._port)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip().rstrip("/")
+        assert self.url, "the server did not start"
+        self._port = int(self.url.rpartition(":")[2])
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; gives the exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        code = self.process.wait(_PATIENCE_S)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+    def read(self, path: str) -> bytes:
+        """What the site answers at ``path``."""
+        with urllib.request.urlopen(self.url + path, timeout=_PATIENCE_S) as answer:
+            return answer.read()
+
+
+def main(database: str, runs: str, port: str) -> None:
+    """Serve until told to stop; the address goes to standard output."""
+    from tidemill.bench.queue import RunQueue
+    from tidemill.bench.store import Store
+    from tidemill.feed.library import Library
+    from tidemill.web import create_app, serve
+
+    store = Store(database)
+    store.migrate()
+    library = Library(store)
+    library.migrate()
+    library.import_shipped()
+    app = create_app(store, library, RunQueue(store, runs))
+
+    def ready(url: str) -> None:
+        sys.stdout.write(f"{url}\n")
+        sys.stdout.flush()
+
+    serve(app, "127.0.0.1", int(port), ready)
+    store.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
