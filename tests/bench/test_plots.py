@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -115,6 +116,12 @@ def test_charts_draw_the_same_bytes_in_any_order() -> None:
     first = {name: drawn(name) for name in CHARTS}
     again = {name: svg(json.loads(json.dumps(CHARTS[name]))) for name in reversed(CHARTS)}
     assert again == first
+
+
+def test_threads_of_a_server_draw_the_same_bytes_at_once() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        pictures = list(pool.map(svg, [CHARTS["bars"]] * 8 + [CHARTS["claims"]] * 4))
+    assert pictures == [drawn("bars")] * 8 + [drawn("claims")] * 4
 
 
 def test_another_process_draws_the_same_bytes() -> None:

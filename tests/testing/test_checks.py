@@ -193,6 +193,7 @@ def passes(config: type, monkeypatch: pytest.MonkeyPatch) -> None:
             "size-refuses-values-out-of-range",
             r"size=100 is refused .* though .* allows it",
         ),
+        (configuration(allows(1, 9, "in (1, 9]")), "size-refuses-values-out-of-range", "size=1 "),
         (configuration(allows(1, 9, "at least 2")), "size-refuses-values-out-of-range", "size=1 "),
         (configuration(allows(1, 9, "at most 8")), "size-refuses-values-out-of-range", "size=9 "),
         (configuration(allows(1, 9, "in [1, 9]"), frozen=False), "is-frozen-and-slotted", "frozen"),

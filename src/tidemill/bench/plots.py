@@ -125,7 +125,7 @@ def bars(
 
 
 def lines(series: Sequence[Series], *, title: str, x: Axis, y: Axis) -> Spec:
-    """Lines over a number, each with its own colour, dashes and point shape.
+    """Lines over a number, each with its own colour and dashes.
 
     Args:
         series: One or more lines.

@@ -15,12 +15,16 @@ from tidemill.errors import ConfigError
 from tidemill.testing.subject import CheckFailed, Named, Subject, must, must_be_written
 
 _NUMBER = r"(-?(?:\d{1,3}(?:[,_]\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?(?:(?:\*\*|\^)\d+)?)"
-_RANGES = (
-    (re.compile(rf"([\[(])\s*{_NUMBER}\s*,\s*{_NUMBER}\s*([\])])"), True),
-    (re.compile(rf"()from\s+{_NUMBER}\s+to\s+{_NUMBER}()"), False),
-    (re.compile(rf"()\b(?<![\w.]){_NUMBER}\s*(?:-|–|to|\.\.)\s*{_NUMBER}()"), False),
-    (re.compile(rf"()at least {_NUMBER}()()"), False),
-    (re.compile(rf"()at most (){_NUMBER}()"), False),
+_RANGES = tuple(
+    # four groups each: mark of the lower bound, lower bound, upper bound, mark of the upper bound
+    re.compile(pattern)
+    for pattern in (
+        rf"([\[(])\s*{_NUMBER}\s*,\s*{_NUMBER}\s*([\])])",
+        rf"()from\s+{_NUMBER}\s+to\s+{_NUMBER}()",
+        rf"()\b(?<![\w.]){_NUMBER}\s*(?:-|–|to|\.\.)\s*{_NUMBER}()",
+        rf"()at least {_NUMBER}()()",
+        rf"()at most (){_NUMBER}()",
+    )
 )
 _FAR: dict[type, tuple[Any, Any]] = {int: (-(2**70), 2**70), float: (-1e300, 1e300)}
 _WRONG: dict[type, tuple[Any, ...]] = {
@@ -33,12 +37,16 @@ _WRONG: dict[type, tuple[Any, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a message says is allowed; None where it names no bound."""
+    """What a message says is allowed; a bound is None where it names none.
 
-    low: float | None
-    high: float | None
-    low_is_in: bool = False
-    high_is_in: bool = False
+    The marks are "[" or "]" for a bound that is allowed itself, "(" or ")" for one that is not, ""
+    where the words leave it open.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    low_mark: str = ""
+    high_mark: str = ""
 
 
 def checks_of(subject: Subject) -> Iterator[Named]:
@@ -108,18 +116,19 @@ def _out_of_range(config: type[Any], setting: Setting) -> None:
 
 
 def _try_bounds(config: type[Any], setting: Setting, bounds: Bounds, said: str) -> None:
-    for bound, is_in, outward in (
-        (bounds.low, bounds.low_is_in, -math.inf),
-        (bounds.high, bounds.high_is_in, math.inf),
+    for bound, mark, outward in (
+        (bounds.low, bounds.low_mark, -math.inf),
+        (bounds.high, bounds.high_mark, math.inf),
     ):
         if bound is None:
             continue
-        outside = _next(setting, bound, outward)
+        is_out = mark in ("(", ")")
+        outside = setting.kind(bound) if is_out else _next(setting, bound, outward)
         refusal = _answer(config, setting.name, outside)
         must(refusal, f"{setting.name}={outside!r} is taken, though {said!r} excludes it.")
         _must_name(str(refusal), setting.name, outside)
         inside = setting.kind(bound)
-        answer = _answer(config, setting.name, inside) if is_in else None
+        answer = _answer(config, setting.name, inside) if mark in ("[", "]") else None
         # another field may have its say about an extreme value; this one may not
         must(
             answer is None or not answer.startswith(f"{setting.name}="),
@@ -136,16 +145,11 @@ def _next(setting: Setting, bound: float, outward: float) -> Any:
 def _bounds(said: str) -> Bounds:
     """The range that a message of the house form names: ``… — must be in (0, 1]; why``."""
     allowed = said.partition("must be")[2].partition(";")[0]
-    for pattern, is_exact in _RANGES:
+    for pattern in _RANGES:
         if found := pattern.search(allowed):
             opening, low, high, closing = found.groups()
-            return Bounds(
-                _number(low),
-                _number(high),
-                is_exact and opening == "[",
-                is_exact and closing == "]",
-            )
-    return Bounds(None, None)
+            return Bounds(_number(low), _number(high), opening, closing)
+    return Bounds()
 
 
 def _number(text: str) -> float | None:
