@@ -110,13 +110,6 @@ def test_no_input_is_checked_by_assert() -> None:
     assert not bare
 
 
-def run_tool(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    tool = Path(sys.executable).with_name(name)
-    return subprocess.run(
-        [tool, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=120
-    )
-
-
 @pytest.fixture
 def planted(tmp_path: Path) -> Path:
     """A copy of the tree to plant a fault in."""
@@ -127,14 +120,18 @@ def planted(tmp_path: Path) -> Path:
     return tmp_path
 
 
+LINT_IMPORTS = """
+import sys
+sys.meta_path[:] = [f for f in sys.meta_path if "Redirecting" not in type(f).__name__]
+sys.path.insert(0, "src")  # the planted tree instead of the installed one
+from importlinter.cli import lint_imports_command
+lint_imports_command(["--no-logo", "--no-cache"])
+"""
+
+
 def lint_imports(tree: Path) -> subprocess.CompletedProcess[str]:
-    script = (
-        "import sys; sys.path.insert(0, 'src'); "
-        "sys.meta_path[:] = [f for f in sys.meta_path if 'Editable' not in type(f).__name__]; "
-        "from importlinter.cli import lint_imports_command; lint_imports_command(['--no-logo', '--no-cache'])"
-    )
     return subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", LINT_IMPORTS],
         cwd=tree,
         capture_output=True,
         text=True,
@@ -164,11 +161,7 @@ def test_a_planted_import_breaks_a_contract(planted: Path, file: str, line: str)
     target.write_text((target.read_text() if target.exists() else "") + line)
     result = lint_imports(planted)
     assert result.returncode != 0
-    assert (
-        "BROKEN" in result.stdout
-        or "not exhaustive" in (result.stdout + result.stderr).lower()
-        or "Missing" in result.stdout
-    )
+    assert "BROKEN" in result.stdout
 
 
 def test_a_planted_import_between_systems_breaks_independence(planted: Path) -> None:
@@ -180,18 +173,26 @@ def test_a_planted_import_between_systems_breaks_independence(planted: Path) -> 
     assert "BROKEN" in result.stdout
 
 
+PLANTED_QUOTE = """
+import dataclasses, sys
+from tidemill.bench import Paper
+from tidemill.systems.cusbf import SYSTEM
+dataclasses.replace(SYSTEM, paper=Paper.beside(sys.argv[1]))
+"""
+
+
 def test_a_planted_false_quote_is_refused(planted: Path) -> None:
-    """A claim whose quote the abstract lacks cannot even be imported."""
+    """A system with a claim whose quote the abstract lacks cannot even be made."""
     paper = planted / "src" / "tidemill" / "systems" / "cusbf" / "paper.toml"
     text = paper.read_text(encoding="utf-8")
     assert "up to 9.1x" in text
     paper.write_text(text.replace("up to 9.1x", "up to 9.2x"), encoding="utf-8")
-    script = (
-        "import dataclasses\nfrom tidemill.bench import Paper\nfrom tidemill.systems.cusbf import SYSTEM\n"
-        f"dataclasses.replace(SYSTEM, paper=Paper.beside({str(paper)!r}))\n"
-    )
     result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", PLANTED_QUOTE, str(paper)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert result.returncode != 0
     assert "its quote is not in the abstract" in result.stderr
