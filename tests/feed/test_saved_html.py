@@ -73,10 +73,11 @@ def test_blocks_are_lines_and_what_is_not_seen_is_left_out(html: str, lines: lis
 
 
 def test_rendered_katex_turns_back_into_its_latex() -> None:
+    tex = '<annotation encoding="application/x-tex">10.4\\times</annotation>'
     html = (
-        '<p>is <span class="katex"><span class="katex-mathml"><math><semantics><mn>10.4</mn><annotation'
-        ' encoding="application/x-tex">10.4\\times</annotation></semantics></math></span>'
-        '<span class="katex-html" aria-hidden="true"><span>10.4</span>×</span></span> fast</p>'
+        '<p>is <span class="katex"><span class="katex-mathml"><math><semantics><mn>10.4</mn>'
+        f'{tex}</semantics></math></span><span class="katex-html" aria-hidden="true">'
+        "<span>10.4</span>×</span></span> fast</p>"
     )
     assert seen(html) == [r"is \(10.4\times\) fast"]
     assert seen("<p><math><mn>10.4</mn><mo>&times;</mo></math> fast</p>") == ["10.4× fast"]

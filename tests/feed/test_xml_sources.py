@@ -120,7 +120,8 @@ def test_anybodys_feed() -> None:
             f"""<entry><id>https://blog.example/1</id>
             <title type="html">On &lt;i&gt;Tides&lt;/i&gt;</title>
             <updated>2026-06-23T22:00:00Z</updated><link href="https://blog.example/1"/>
-            <content type="xhtml"><div xmlns="http://www.w3.org/1999/xhtml">{ABSTRACT} <b>So.</b></div>
+            <content type="xhtml"><div
+            xmlns="http://www.w3.org/1999/xhtml">{ABSTRACT} <b>So.</b></div>
             </content>
             </entry>"""
         )

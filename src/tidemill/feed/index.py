@@ -77,7 +77,7 @@ def add(connection: sa.Connection, key: int, row: Mapping[str, Any]) -> None:
         .join(paper_category)
         .where(paper_category.c.paper == key)
     )
-    names = [name for names in connection.execute(listed).tuples() for name in names]
+    names = [name for names in connection.execute(listed) for name in names]
     told = (row["id"].partition(":")[2], row["doi"], row["journal_ref"], row["comment"])
     notes = [*filter(None, told), *row["subjects"], *names]
     connection.execute(
@@ -127,7 +127,7 @@ def _link(connection: sa.Connection, key: int, abstract: str) -> None:
         .having(sa.func.count() >= min(_SHARED_ANCHORS, len(anchors)))
     )
     candidates = sa.select(paper.c.key, paper.c.abstract).where(paper.c.key.in_(alike))
-    for other, text in connection.execute(candidates).tuples().all():
+    for other, text in connection.execute(candidates).all():
         index = likeness(own, shingles(text))
         if index >= NEAR_DUPLICATE:
             thousandths = round(1000 * index)

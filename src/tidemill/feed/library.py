@@ -241,7 +241,7 @@ class Library:
             .order_by(day.desc())
         )
         with reading(self.store.engine) as connection:
-            return tuple(Day(*row) for row in connection.execute(counted).tuples())
+            return tuple(Day(*row) for row in connection.execute(counted))
 
     @cached_property
     def _built(self) -> dict[str, str]:

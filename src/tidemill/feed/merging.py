@@ -188,7 +188,7 @@ def versions(connection: sa.Connection, key: int) -> tuple[Version, ...]:
         paper_version.c.seen,
         sa.false(),
     ).where(paper_version.c.paper.in_(keys))
-    rows = [Version(*row) for query in (now, old) for row in connection.execute(query).tuples()]
+    rows = [Version(*row) for query in (now, old) for row in connection.execute(query)]
     rows.sort(key=lambda row: (row.current, row.version or 0, row.seen), reverse=True)
     by_text = {(row.title, row.abstract): row for row in reversed(rows)}
     return tuple(sorted(by_text.values(), key=rows.index))

@@ -65,7 +65,7 @@ class Search:
         if not self._wanted or not keys:
             return {}
         rows = self._connection.execute(_SNIPPETS, {"wanted": self._wanted, "keys": keys})
-        return {key: render_snippet(snippet) for key, snippet in rows.tuples()}
+        return {key: render_snippet(snippet) for key, snippet in rows}
 
     def _select(self, column: sa.ColumnElement[int]) -> sa.Select[int]:
         found = sa.select(column).select_from(paper).where(*self._conditions)

@@ -86,7 +86,7 @@ def categories(connection: sa.Connection) -> tuple[Category, ...]:
         sa.select(paper_category.c.category, sa.func.count())
         .group_by(paper_category.c.category)
     )  # fmt: skip
-    by_key = dict(connection.execute(counts).tuples().all())
+    by_key = dict(connection.execute(counts).all())
     rows = connection.execute(sa.select(category).order_by(category.c.key)).mappings()
     return tuple(_category(row, by_key.get(row["key"], 0)) for row in rows)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from tidemill.feed.entry import Refusal
 from tidemill.feed.formats.bibliography import parse_ris
@@ -22,6 +22,8 @@ __all__ = ["KINDS", "Unreadable", "parse"]
 KINDS = (
     "a page of a digest (text or saved HTML), Atom, RSS or OAI-PMH XML, BibTeX, RIS, or JSON lines"
 )
+
+MOST_REFUSED = 10_000
 
 _Entries = Iterator[RawEntry | Refusal]
 
@@ -50,18 +52,28 @@ def parse(data: bytes) -> list[RawEntry | Refusal]:
     Raises:
         Unreadable: The file as a whole cannot be used.
     """
-    text = decode(data)
+    found: list[RawEntry | Refusal] = []
+    refused = 0
+    for entry in _entries(decode(data)):
+        found.append(entry)
+        refused += isinstance(entry, Refusal)
+        if refused > MOST_REFUSED:
+            raise Unreadable(entry.line, f"more than {MOST_REFUSED:,} entries would be refused")
+    return found
+
+
+def _entries(text: str) -> Iterable[RawEntry | Refusal]:
     head = text.lstrip()[:5000]
     if not head:
         raise Unreadable(1, "is empty")
     if head.startswith("{"):
-        return list(parse_json_lines(text))
+        return parse_json_lines(text)
     if head.startswith("<"):
         return _xml(text) if _is_xml(head) else _page(text, html_lines(text))
     if _RIS.match(head):
-        return list(parse_ris(text))
+        return parse_ris(text)
     if _BIBTEX.search(head):
-        return list(parse_bibtex(text))
+        return parse_bibtex(text)
     return _page(text, lines_of(text))
 
 
@@ -71,19 +83,19 @@ def _is_xml(head: str) -> bool:
     return name.lower() in _XML_ROOTS or (head.startswith("<?xml") and not _HTML.fullmatch(name))
 
 
-def _xml(text: str) -> list[RawEntry | Refusal]:
+def _xml(text: str) -> Iterator[RawEntry | Refusal]:
     root = parse_xml(text)
     name = local_name(root)
     if name not in _XML_ROOTS:
         raise Unreadable(
             root.line, f"XML of an unknown kind, <{name}>; what can be read is {KINDS}"
         )
-    return list(_XML_ROOTS[name](root))
+    return _XML_ROOTS[name](root)
 
 
-def _page(text: str, lines: list[Line]) -> list[RawEntry | Refusal]:
+def _page(text: str, lines: list[Line]) -> tuple[RawEntry | Refusal, ...]:
     if page := parse_page(lines):
-        return list(page.found)
+        return page.found
     if blocked := _BLOCKED.search(text):
         raise Unreadable(
             text.count("\n", 0, blocked.start()) + 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from io import StringIO
 
 from tidemill.feed.draft import Draft
 from tidemill.feed.entry import Refusal
@@ -51,7 +52,7 @@ def parse_ris(text: str) -> Iterator[RawEntry | Refusal]:
     """The references of a RIS file."""
     fields: list[tuple[str, str]] = []
     begins = 1
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(StringIO(text), 1):
         found = _TAGGED.match(line.strip())
         if not found:
             if fields and line.strip():  # the rest of a value that was wrapped

@@ -8,9 +8,9 @@ import re
 LARGEST_FILE_BYTES = 50_000_000
 
 _BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _DECLARED = re.compile(
     rb"""<\?xml[^>]{0,80}?encoding\s*=\s*["']([\w.:-]{1,40})|"""
@@ -51,7 +51,7 @@ def decode(data: bytes) -> str:
         )
     for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
-            return _lines(_strictly(data, encoding))
+            return _lines(_strictly(data[len(mark) :], encoding))
     declared = _declared(data)
     if declared:
         try:
@@ -78,7 +78,7 @@ def _strictly(data: bytes, encoding: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise Unreadable(
-            line, f"is not {encoding.removesuffix('-sig').upper()} (byte 0x{data[error.start]:02x})"
+            line, f"is not {encoding.upper()} (byte 0x{data[error.start]:02x})"
         ) from error
 
 

@@ -16,6 +16,7 @@ from tidemill.feed.draft import SHORTEST_ABSTRACT, Draft
 from tidemill.feed.entry import Refusal
 from tidemill.feed.raw import RawEntry
 
+_LINE = re.compile(r"\S[^\n]*")
 _BETWEEN = re.compile(r"[\s·|,:,:–—-]+")
 _NUMERIC = re.compile(r"\d{2,4}\s*[-/.年]\s*\d{1,2}\s*[-/.月]\s*\d{1,4}\s*日?")
 _ENDS_A_SENTENCE = re.compile(r"[.。!!??;;::,,…]$")
@@ -68,8 +69,16 @@ class DigestPage:
 
 
 def lines_of(text: str) -> list[Line]:
-    """The lines of a text file."""
-    return [Line(number, line.strip()) for number, line in enumerate(text.split("\n"), 1)]
+    """The lines of a text file, one blank line for any number of them."""
+    lines: list[Line] = []
+    number, done = 1, 0
+    for found in _LINE.finditer(text):
+        passed = text.count("\n", done, found.start())
+        if passed > 1 and lines:
+            lines.append(Line(number + 1, ""))
+        number, done = number + passed, found.end()
+        lines.append(Line(number, found.group().rstrip()))
+    return lines
 
 
 def parse_page(lines: Sequence[Line]) -> DigestPage | None:

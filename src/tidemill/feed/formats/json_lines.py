@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from io import StringIO
 from typing import cast
 
 from tidemill.feed.draft import Draft, split_names
@@ -13,11 +14,11 @@ from tidemill.feed.raw import RawEntry
 
 def parse_json_lines(text: str) -> Iterator[RawEntry | Refusal]:
     """The papers, one object a line; a line that is none is refused alone."""
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(StringIO(text), 1):
         if not line.strip():
             continue
         try:
-            row: object = json.loads(line)
+            row: object = json.loads(line.strip())
         except (ValueError, RecursionError) as error:
             yield Refusal(number, f"not JSON: {str(error) or 'nested too deep'}")
             continue
