@@ -9,7 +9,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,6 +56,22 @@ def values(store: Store) -> list[float]:
     found = store.outcomes("toy", limit=10_000)
     assert all(len(kept.measurements) == 2 for kept in found)
     return [kept.measurements[0].value for kept in reversed(found)]
+
+
+Opener = Callable[[Path | str], Store]
+
+
+@pytest.fixture
+def open_store() -> Iterator[Opener]:
+    """Opens stores that are closed when the test ends."""
+    with ExitStack() as stack:
+
+        def opened(location: Path | str) -> Store:
+            store = Store(str(location))
+            stack.callback(store.close)
+            return store
+
+        yield opened
 
 
 @pytest.fixture
@@ -105,17 +122,19 @@ def test_the_environment_names_the_store(path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_relative_path_stays_the_same_file_when_the_process_moves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_store: Opener
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    store = Store("here.db")
+    store = open_store("here.db")
     monkeypatch.chdir("/")
     store.migrate()
     assert (tmp_path / "here.db").exists()
 
 
-def test_sqlite_is_set_up_to_survive_a_power_cut_and_to_keep_references(path: Path) -> None:
-    store = Store(str(path))
+def test_sqlite_is_set_up_to_survive_a_power_cut_and_to_keep_references(
+    path: Path, open_store: Opener
+) -> None:
+    store = open_store(path)
     store.migrate()
     with reading(store.engine) as connection:
         pragmas = {
@@ -131,8 +150,8 @@ def test_sqlite_is_set_up_to_survive_a_power_cut_and_to_keep_references(path: Pa
         )
 
 
-def test_a_transaction_that_fails_leaves_nothing(path: Path) -> None:
-    store = Store(str(path))
+def test_a_transaction_that_fails_leaves_nothing(path: Path, open_store: Opener) -> None:
+    store = open_store(path)
     store.migrate()
 
     def is_interrupted() -> None:
@@ -145,16 +164,16 @@ def test_a_transaction_that_fails_leaves_nothing(path: Path) -> None:
     assert "half" not in sa.inspect(store.engine).get_table_names()
 
 
-def test_a_file_that_is_not_a_database_is_refused_and_kept(path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused_and_kept(path: Path, open_store: Opener) -> None:
     path.write_text("my diary, page 1\n" * 100)
     before = path.read_bytes()
     with pytest.raises(CorruptFile, match=r"is not a usable SQLite database.*move the file away"):
-        Store(str(path)).migrate()
+        open_store(path).migrate()
     assert path.read_bytes() == before
 
 
-def test_a_damaged_database_is_told_as_such(path: Path) -> None:
-    store = Store(str(path))
+def test_a_damaged_database_is_told_as_such(path: Path, open_store: Opener) -> None:
+    store = open_store(path)
     store.migrate()
     for number in range(20):
         store.record_trial(outcome(number, weight_bytes=5000))
@@ -163,43 +182,45 @@ def test_a_damaged_database_is_told_as_such(path: Path) -> None:
         file.seek(8192)
         file.write(b"\xff" * 60_000)
     with pytest.raises(CorruptFile, match="store sqlite"):
-        values(Store(str(path)))
+        values(open_store(path))
 
 
-def test_a_database_of_another_program_is_left_alone(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
+def test_a_database_of_another_program_is_left_alone(path: Path, open_store: Opener) -> None:
+    with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE run (mine)")
     with pytest.raises(InputError, match=r"tables of another program.*nothing was changed"):
-        Store(str(path)).migrate()
-    with sqlite3.connect(path) as connection:
+        open_store(path).migrate()
+    with closing(sqlite3.connect(path)) as connection:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     assert names == {"run"}
 
 
-def test_a_database_of_a_newer_tidemill_is_not_touched(path: Path) -> None:
-    store = Store(str(path))
+def test_a_database_of_a_newer_tidemill_is_not_touched(path: Path, open_store: Opener) -> None:
+    store = open_store(path)
     store.migrate()
     with writing(store.engine) as connection:
         connection.exec_driver_sql("UPDATE alembic_version_bench SET version_num = 'b999'")
     store.close()
     before = hashlib.sha256(path.read_bytes()).digest()
-    newer = Store(str(path))
+    newer = open_store(path)
     with pytest.raises(InputError, match=r"revision b999.*newer tidemill.*upgrade tidemill"):
         newer.migrate()
     newer.close()
     assert hashlib.sha256(path.read_bytes()).digest() == before
 
 
-def test_a_store_that_was_never_migrated_says_so(path: Path) -> None:
+def test_a_store_that_was_never_migrated_says_so(path: Path, open_store: Opener) -> None:
     with pytest.raises(InputError, match=r"lacks tables.*Store\.migrate\(\)"):
-        Store(str(path)).outcomes("toy")
+        open_store(path).outcomes("toy")
 
 
-def test_a_store_held_by_another_process_is_told_after_the_time_out(path: Path) -> None:
-    Store(str(path)).migrate()
+def test_a_store_held_by_another_process_is_told_after_the_time_out(
+    path: Path, open_store: Opener
+) -> None:
+    open_store(path).migrate()
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
-    store = Store(f"sqlite:///{path}?timeout=0.05")
+    store = open_store(f"sqlite:///{path}?timeout=0.05")
     with pytest.raises(ResourceError, match="another process holds it"):
         store.record_trial(outcome(1))
     assert values(store) == []  # readers are not in the way of a writer, nor it in theirs
@@ -209,10 +230,10 @@ def test_a_store_held_by_another_process_is_told_after_the_time_out(path: Path) 
     assert values(store) == [1]
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, open_store: Opener) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match="its folder cannot be made"):
-        Store(str(tmp_path / "file" / "store.db"))
+        open_store(tmp_path / "file" / "store.db")
 
 
 @pytest.fixture
@@ -253,8 +274,8 @@ def fill_up(folder: Path) -> Path:
     return ballast
 
 
-def test_a_full_disk_loses_nothing_that_was_stored(small_disk: Path) -> None:
-    store = Store(str(small_disk / "store.db"))
+def test_a_full_disk_loses_nothing_that_was_stored(small_disk: Path, open_store: Opener) -> None:
+    store = open_store(small_disk / "store.db")
     store.migrate()
     stored: list[float] = []
     with pytest.raises(OutOfPool, match=r"disk is full.*what was stored before is intact"):
@@ -262,11 +283,11 @@ def test_a_full_disk_loses_nothing_that_was_stored(small_disk: Path) -> None:
     assert len(stored) > 5
     assert values(store) == stored
     store.close()
-    assert values(Store(str(small_disk / "store.db"))) == stored
+    assert values(open_store(small_disk / "store.db")) == stored
 
 
-def test_a_store_goes_on_when_there_is_space_again(small_disk: Path) -> None:
-    store = Store(str(small_disk / "store.db"))
+def test_a_store_goes_on_when_there_is_space_again(small_disk: Path, open_store: Opener) -> None:
+    store = open_store(small_disk / "store.db")
     store.migrate()
     store.record_trial(outcome(1))
     ballast = fill_up(small_disk)
@@ -278,14 +299,14 @@ def test_a_store_goes_on_when_there_is_space_again(small_disk: Path) -> None:
     assert values(store) == [*kept, 1000]
 
 
-def test_a_disk_too_full_for_the_first_table_is_told(small_disk: Path) -> None:
+def test_a_disk_too_full_for_the_first_table_is_told(small_disk: Path, open_store: Opener) -> None:
     fill_up(small_disk)
     with pytest.raises(ResourceError, match="store sqlite"):
-        Store(str(small_disk / "store.db")).migrate()
+        open_store(small_disk / "store.db").migrate()
 
 
-def test_a_read_only_disk_is_told(small_disk: Path) -> None:
-    store = Store(str(small_disk / "store.db"))
+def test_a_read_only_disk_is_told(small_disk: Path, open_store: Opener) -> None:
+    store = open_store(small_disk / "store.db")
     store.migrate()
     store.record_trial(outcome(1))
     store.close()
@@ -320,7 +341,7 @@ def finish(processes: list[subprocess.Popen[str]]) -> None:
         assert process.returncode == 0, errors
 
 
-def test_processes_that_migrate_at_once_all_succeed(path: Path) -> None:
+def test_processes_that_migrate_at_once_all_succeed(path: Path, open_store: Opener) -> None:
     code = "print('ready', flush=True); sys.stdin.readline(); store.migrate()"
     processes = [python(code, path) for _ in range(5)]
     for process in processes:
@@ -331,14 +352,16 @@ def test_processes_that_migrate_at_once_all_succeed(path: Path) -> None:
         process.stdin.write("go\n")
         process.stdin.flush()
     finish(processes)
-    with reading(Store(str(path)).engine) as connection:
+    with reading(open_store(path).engine) as connection:
         versions = connection.exec_driver_sql("SELECT version_num FROM alembic_version_bench").all()
     assert len(versions) == 1
 
 
-def test_three_writers_and_eight_readers_do_not_stand_in_each_others_way(path: Path) -> None:
+def test_three_writers_and_eight_readers_do_not_stand_in_each_others_way(
+    path: Path, open_store: Opener
+) -> None:
     """Eight threads read in one process, as a web server's do, while three processes write."""
-    store = Store(str(path))
+    store = open_store(path)
     store.migrate()
     writers = 3
     each = 40
@@ -358,8 +381,8 @@ with ThreadPoolExecutor(8) as pool:
     assert sorted(values(store)) == sorted(list(range(each)) * writers)
 
 
-def test_what_a_killed_writer_was_told_is_stored_is_there(path: Path) -> None:
-    store = Store(str(path))
+def test_what_a_killed_writer_was_told_is_stored_is_there(path: Path, open_store: Opener) -> None:
+    store = open_store(path)
     store.migrate()
     code = """
 for n in range(10**6):
