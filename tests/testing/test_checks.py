@@ -365,6 +365,21 @@ def test_an_import_that_loads_a_heavy_package_is_told(
     assert "loads sqlalchemy" in falls_short(heavy_toy.SYSTEM, "import-does-not-load-sqlalchemy")
 
 
+def test_an_import_that_takes_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_toy.py").write_text(
+        "import time\nbegin = time.process_time()\n"
+        "while time.process_time() - begin < 0.2: pass\n"
+        "from dataclasses import replace\nimport conformant\n"
+        "class Config(conformant.Config): __slots__ = ()\n"
+        "SYSTEM = replace(conformant.GOOD, config=Config)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import slow_toy  # type: ignore[import-not-found]
+
+    said = falls_short(slow_toy.SYSTEM, "import-takes-under-150-ms-of-cpu")
+    assert re.search(r"takes \d+ ms of CPU, at most 150", said)
+
+
 def test_checks_leave_warnings_alone() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -101,7 +101,7 @@ def svg(spec: Mapping[str, Any], *, background: str = "transparent") -> str:
     Its ids begin with a hash of the specification, so several can stand in one page. Text and
     lines are ``currentColor``, a neutral grey by default: a page that inlines the picture may set
     the CSS ``color`` of its ``svg``. The specification's ``description`` becomes its accessible
-    name. Costs 0.4 s the first time in a process, about 30 ms later; thread-safe.
+    name. Costs 0.4 s the first time in a process, later 10-30 ms for each part; thread-safe.
 
     Raises:
         InputError: Vega-Lite cannot draw it, or it asks for data or images from elsewhere.
