@@ -91,19 +91,34 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Passage:
+    """A sentence of a paper and the claims that rest on it, in their order."""
+
+    system: System
+    quote: str
+    rows: tuple[Standing, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tally:
-    """How many of a system's claims hold on this machine."""
+    """How many of a system's claims hold on this machine; ``total`` counts the unmeasured too."""
 
     total: int
-    measured: int
     holding: int
+    failing: int
+    unclear: int
+
+    @property
+    def measured(self) -> int:
+        """Claims with a figure of this machine."""
+        return self.holding + self.failing + self.unclear
 
     @classmethod
     def of(cls, rows: Iterable[Standing]) -> Tally:
         """Count ``rows``; figures of other machines do not count."""
         rows = tuple(rows)
-        here = [row for row in rows if row.is_here]
-        return cls(len(rows), len(here), sum(row.holds_here for row in here))
+        here = [row.verdict for row in rows if row.is_here]
+        return cls(len(rows), *(here.count(v) for v in (Verdict.YES, Verdict.NO, Verdict.UNCLEAR)))
 
 
 def standings(system: System, store: Store, machine_id: str) -> tuple[Standing, ...]:
@@ -126,6 +141,14 @@ def standings(system: System, store: Store, machine_id: str) -> tuple[Standing, 
             )
         )
     return tuple(rows)
+
+
+def passages(rows: Iterable[Standing]) -> list[Passage]:
+    """``rows`` by the sentence they rest on, in the order in which the sentences first come."""
+    found: dict[tuple[str, str], list[Standing]] = {}
+    for row in rows:
+        found.setdefault((row.system.name, row.claim.quote), []).append(row)
+    return [Passage(same[0].system, same[0].claim.quote, tuple(same)) for same in found.values()]
 
 
 def _failures(outcomes: Iterable[TrialOutcome]) -> Mapping[str, TrialOutcome]:

@@ -20,7 +20,7 @@ from tidemill.bench import System, Text
 from tidemill.bench.environment import Environment
 from tidemill.bench.store import Store
 from tidemill.feed.library import Library
-from tidemill.web import figures, filters
+from tidemill.web import board, figures, filters
 from tidemill.web.guard import CSRF_FIELD, Csrf
 from tidemill.web.language import TAGS, Catalogue, catalogue, language_of
 from tidemill.web.live import LiveRuns
@@ -183,7 +183,7 @@ def _templates() -> jinja2.Environment:
         *(figures.memory, figures.minute, figures.code_name, figures.machine_line),
         *(figures.span_of, filters.source, filters.tag, filters.unlinked, filters.authors),
         *(filters.page_numbers, filters.import_line, filters.said, filters.fact),
-        filters.script_tag,
+        *(filters.script_tag, board.passages),
     )
     named = {function.__name__: function for function in functions}
     environment.filters.update(named)  # pyright: ignore[reportUnknownMemberType]
