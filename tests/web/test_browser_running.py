@@ -98,6 +98,9 @@ def test_a_run_moves_survives_a_reload_and_lands_its_figures(
     assert serious(page) == []
     page.goto("/en/p/2606.00001")
     assert "system ✓ 1/3 claims hold here" in page.locator("body").inner_text()
+    for summary in page.locator("summary").all():
+        summary.click()
+    assert serious(page) == []
 
 
 def test_cancelling_ends_the_run_and_leaves_no_process(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -14,6 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from visitor import Visitor
 
+from tidemill.bench.store import Store
+from tidemill.feed.library import Library
 from tidemill.web import create_app
 from tidemill.web.language import catalogue
 
@@ -188,6 +191,33 @@ def test_an_old_name_of_a_paper_leads_to_the_present_one(visitor: Visitor) -> No
     assert (answer.status_code, answer.headers["location"]) == (308, f"/en/p/{WHEEL}")
     answer = visitor.get(f"/en/p/arxiv:{WHEEL}.bib")
     assert answer.headers["location"] == f"/en/p/{WHEEL}.bib"
+
+
+def test_a_paper_keeps_its_address_when_its_arxiv_id_becomes_known(
+    house: House, visitor: Visitor, tmp_path: Path
+) -> None:
+    title = "Aquifer: Hierarchical Memory Pooling with CXL and RDMA for MicroVM Snapshots"
+    old = next(e for e in house.library.page(category="systems").entries if e.title == title)
+    assert old.arxiv_id is None
+    file = tmp_path / "known.jsonl"
+    known = {"id": "2606.12345", "title": title, "abstract": old.abstract, "date": "2026-06-23"}
+    file.write_text(json.dumps(known) + "\n", encoding="utf-8")
+    house.library.import_file(file)
+    answer = visitor.get(f"/zh/p/{old.slug}")
+    assert (answer.status_code, answer.headers["location"]) == (308, "/zh/p/2606.12345")
+    assert "20 篇文章" in visitor.get("/zh/").text
+
+
+def test_an_empty_digest_says_how_to_fill_it(tmp_path: Path, visit: Callable[..., Visitor]) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'empty.db'}")
+    store.migrate()
+    library = Library(store)
+    library.migrate()
+    visitor = visit(create_app(store, library, None))
+    for path in ("/zh/", "/en/", "/en/search?q=a", "/en/about", "/en/index.atom", "/index.json"):
+        assert visitor.get(path).status_code == 200, path
+    assert "tidemill feed import FILE" in visitor.get("/en/").text
+    store.close()
 
 
 def test_what_a_paper_or_a_reader_writes_is_never_markup(visitor: Visitor) -> None:

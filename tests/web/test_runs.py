@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 from conftest import House
@@ -195,6 +197,22 @@ def test_a_finished_page_moves_no_more_and_offers_to_run_again(
     assert 'value="quick" checked' in form
 
 
+def test_an_old_run_whose_events_are_gone_still_shows_its_report(
+    told: tuple[Run, EventLog], house: House, visitor: Visitor
+) -> None:
+    run, _ = told
+    Path(run.events_path).unlink()
+    report = {"headline": {"en": "Nine turns.", "zh": "九圈。"}, "facts": {}, "timings": {}}
+    house.store.update_run(
+        run.id,
+        state=RunState.DONE,
+        ended=datetime.now(UTC),
+        report={**report, "tables": [], "charts": {}},
+    )
+    assert "Nine turns." in visitor.get(f"/en/r/{run.id}").text
+    assert "event: end" in visitor.get(f"/r/{run.id}/events").text
+
+
 def test_a_finished_run_is_told_as_events_from_where_one_was(
     told: tuple[Run, EventLog], visitor: Visitor
 ) -> None:
@@ -246,9 +264,10 @@ def test_figures_of_this_machine_decide_what_holds_here(
 ) -> None:
     here = app.state.site.environment
     tub = StandIn("river", Status.EMULATED, "a tub")
+    compared = {"comparison": import_module("tidemill_waterwheel").COMPARED}
     record(
         house,
-        Measurement(claim="lift", value=2.31, low=2.12, high=2.5, repeats=5),
+        Measurement(claim="lift", value=2.31, low=2.12, high=2.5, repeats=5, detail=compared),
         Measurement(claim="loss", value=3.0, low=3.0, high=3.0, repeats=1),
         Measurement(claim="noise", value=41, low=38, high=44, repeats=5, stand_ins=(tub,)),
         environment=here,
@@ -262,6 +281,8 @@ def test_figures_of_this_machine_decide_what_holds_here(
     chart = visitor.get("/en/s/waterwheel/charts/lift.svg")
     assert chart.headers["content-type"] == "image/svg+xml"
     assert "svg" in visitor.get("/en/s/waterwheel/claims.svg").text[:200]
+    assert "bucket" in visitor.get("/en/s/waterwheel/sides/lift.svg").text
+    assert visitor.get("/en/s/waterwheel/sides/loss.svg").status_code == 404
 
     def claims(query: str) -> list[str]:
         found = visitor.get(f"/claims.json?system=waterwheel&{query}").json()["claims"]

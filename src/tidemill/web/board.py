@@ -45,6 +45,12 @@ class Standing:
         return self.is_here and self.verdict is Verdict.YES
 
     @property
+    def compared(self) -> dict[str, Json]:
+        """The sides of the comparison that the figure came from (`Comparison.to_json`), or {}."""
+        found = self.record.measurement.detail.get("comparison") if self.record else None
+        return found if isinstance(found, dict) and found.get("sides") else {}
+
+    @property
     def command(self) -> str:
         """What measures it again."""
         if self.record and self.record.command:

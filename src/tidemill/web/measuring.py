@@ -115,6 +115,18 @@ def history_chart(request: Request, name: str, claim_id: str) -> Response:
     return chart(request, plots.history_chart(claim, records, Reader(request).language))
 
 
+@router.get("/s/{name}/sides/{claim_id}.svg")
+def sides_chart(request: Request, name: str, claim_id: str) -> Response:
+    """What the newest figure of a claim compared, as rates measured in the same run."""
+    site, language = site_of(request), Reader(request).language
+    rows = standings(system_of(site, name), site.store, site.environment.machine_id)
+    row = next((row for row in rows if row.claim.id == claim_id and row.compared), None)
+    if row is None:
+        raise Refused(404, "not_found", f"claim {claim_id[:80]!r} — no comparison.", f"/s/{name}")
+    statement = row.claim.statement.in_language(language)
+    return chart(request, plots.bars(row.compared, title=statement, unit="1/s"))
+
+
 @router.api_route("/claims", methods=_READ)
 @router.api_route("/claims.{suffix}", methods=_READ)
 def board(

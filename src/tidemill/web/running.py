@@ -103,7 +103,7 @@ def show_run(request: Request, name: str) -> Response:
     site = site_of(request)
     run_id, kind = split_format(name, (JSON,))
     run = _run_of(site, run_id)
-    trace = Trace.of(read_events(run.events_path))
+    trace = _trace_of(run)
     state = RunState(trace.end) if trace.end else run.state
     if kind == JSON:
         return as_json(request, {**run_json(run), "state": str(state), **_found(trace)})
@@ -133,7 +133,7 @@ def show_run(request: Request, name: str) -> Response:
 def run_chart(request: Request, run_id: str, number: int) -> Response:
     """One chart of the run's report, counted from 0."""
     run = _run_of(site_of(request), run_id)
-    charts = _charts(Trace.of(read_events(run.events_path)))
+    charts = _charts(_trace_of(run))
     if not 0 <= number < len(charts):
         raise Refused(404, "not_found", f"chart {number} — there is none.", f"/r/{run.id}")
     return chart(request, charts[number][1])
@@ -144,6 +144,13 @@ def _run_of(site: Site, run_id: str) -> Run:
     if run is None:
         raise Refused(404, "not_found", f"run {run_id[:40]!r} — is not in this store.")
     return run
+
+
+def _trace_of(run: Run) -> Trace:
+    """What the run's events tell; of an old run, whose file is gone, the report that was kept."""
+    trace = Trace.of(read_events(run.events_path))
+    trace.report = trace.report or run.report
+    return trace
 
 
 async def _sent(request: Request, site: Site, *, back: str) -> dict[str, str]:

@@ -29,6 +29,7 @@ from tidemill.bench import (
     Trial,
     plots,
 )
+from tidemill.bench.claim import Json
 from tidemill.errors import ConfigError
 
 TURNS_HELP = "How often the wheel turns, 1-100000."
@@ -91,6 +92,14 @@ def run(context: Context) -> Report:
     )
 
 
+COMPARED: dict[str, Json] = {
+    "sides": [
+        {"name": "wheel", "rate": [6.0, 5.9, 6.2]},
+        {"name": "bucket", "rate": [2.6, 2.5, 2.7], "ratio": [2.31, 2.12, 2.5]},
+    ]
+}
+
+
 def _measure(context: Context) -> Iterator[Measurement]:
     context.progress.stage("measuring")
     repeats = 5 if context.budget is Budget.QUICK else 9
@@ -104,6 +113,7 @@ def _measure(context: Context) -> Iterator[Measurement]:
         repeats=repeats,
         subject="wheel, 6 l/s",
         baseline="bucket, 2.6 l/s",
+        detail={"comparison": COMPARED},
     )
     yield Measurement(claim="loss", value=3.0, low=3.0, high=3.0, repeats=1)
     stand_in = StandIn("river", Status.EMULATED, "a tub, filled at 6 l/s")
