@@ -105,5 +105,4 @@ def site(tmp_path: Path) -> Iterator[SiteProcess]:
     process = SiteProcess(tmp_path)
     process.start()
     yield process
-    if process.process is not None and process.process.poll() is None:
-        process.stop()
+    process.clear()

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
+
+import psutil
+
+from tidemill.bench.queue import RunQueue
+from tidemill.bench.store import RunState, Store
+from tidemill.feed.library import Library
+from tidemill.web import create_app, serve
 
 INSTALLED = Path(__file__).parent / "installed"
 _PATIENCE_S = 60
@@ -57,19 +64,21 @@ class SiteProcess:
         self.process.stdout.close()
         return code
 
-    def read(self, path: str) -> bytes:
-        """What the site answers at ``path``."""
-        with urllib.request.urlopen(self.url + path, timeout=_PATIENCE_S) as answer:
-            return answer.read()
+    def clear(self) -> None:
+        """Stop the server if it runs, and end the runs that a failed test may have left."""
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+        store = Store(self.database)
+        for run in store.runs(states=[RunState.RUNNING]):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                session = psutil.Process(run.pid)
+                session.terminate()
+                session.wait(_PATIENCE_S)
+        store.close()
 
 
 def main(database: str, runs: str, port: str) -> None:
     """Serve until told to stop; the address goes to standard output."""
-    from tidemill.bench.queue import RunQueue
-    from tidemill.bench.store import Store
-    from tidemill.feed.library import Library
-    from tidemill.web import create_app, serve
-
     store = Store(database)
     store.migrate()
     library = Library(store)

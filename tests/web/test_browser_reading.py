@@ -48,7 +48,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SiteProcess]:
     process = SiteProcess(tmp_path_factory.mktemp("site"))
     process.start()
     yield process
-    process.stop()
+    process.clear()
 
 
 @pytest.fixture(scope="module")

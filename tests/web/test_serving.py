@@ -85,9 +85,7 @@ def test_a_signal_ends_the_server_cleanly_though_somebody_watches(
     assert asyncio.run(watch_to_the_end()) == 0
     run = stored(site, run_id)
     assert run.state is RunState.RUNNING
-    assert run.pid is not None
-    psutil.Process(run.pid).terminate()
-    psutil.wait_procs([psutil.Process(run.pid)], timeout=60)
+    assert psutil.Process(run.pid).is_running()
 
 
 def test_a_run_and_its_viewers_outlive_a_restart(site: SiteProcess, tmp_path: Path) -> None:
