@@ -103,12 +103,7 @@ def test_a_wrong_url_is_told_with_what_is_allowed(
 
 
 def test_a_driver_that_is_not_installed_is_told_with_the_command_that_installs_it() -> None:
-    with pytest.raises(MissingCapability, match="`pip install oracledb`"):
-        Store("oracle+oracledb://scott:tiger@host/db")
-
-
-def test_a_password_never_shows_in_a_message() -> None:
-    with pytest.raises((MissingCapability, ResourceError, ConfigError)) as caught:
+    with pytest.raises(MissingCapability, match="`pip install oracledb`") as caught:
         Store("oracle+oracledb://scott:tiger@host/db")
     assert "tiger" not in str(caught.value)
 

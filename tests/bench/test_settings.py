@@ -100,8 +100,8 @@ def test_a_value_out_of_range_is_refused_by_the_configuration_itself() -> None:
 
 
 def test_an_unknown_setting_is_told_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"setting='sise' — must be one of size, share"):
-        from_json(Config, {"sise": 1})
+    with pytest.raises(ConfigError, match=r"setting='length' — must be one of size, share"):
+        from_json(Config, {"length": 1})
 
 
 @pytest.mark.parametrize("text", ["size", "", "size 4"])
