@@ -115,6 +115,19 @@ def test_a_silent_run_is_kept_open_by_heartbeats(store: Store, run: Run) -> None
     assert beat.endswith(b"\n\n")
 
 
+def test_a_file_that_cannot_be_read_ends_the_stream_so_that_viewers_try_again(
+    store: Store, tmp_path: Path
+) -> None:
+    run = store.create_run(
+        system="waterwheel", config={}, kind="run", budget=None, events_path=str(tmp_path)
+    )
+
+    async def watch() -> list[int]:
+        return await asyncio.wait_for(ids_of(LiveRuns(store).stream(run, 0)), 10)
+
+    assert asyncio.run(watch()) == []
+
+
 def test_closing_ends_all_streams_and_leaves_no_task(store: Store, run: Run) -> None:
     async def watch() -> tuple[list[list[int]], int]:
         live = LiveRuns(store)

@@ -88,7 +88,7 @@ def create_app(
 
 
 class _Static(StaticFiles):
-    """Files of ours; their addresses carry a mark of their content, so they never change."""
+    """Files of ours: their addresses carry a mark of their content; a new font has a new name."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)

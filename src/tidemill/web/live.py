@@ -8,6 +8,7 @@ so a restarted server continues where a viewer's ``Last-Event-ID`` says.
 from __future__ import annotations
 
 import asyncio
+import logging
 from bisect import bisect_right
 from collections.abc import AsyncIterator
 
@@ -17,7 +18,9 @@ from starlette.responses import Response, StreamingResponse
 from tidemill.bench.events import Event, EventTail
 from tidemill.bench.settings import dumps
 from tidemill.bench.store import Run, Store
+from tidemill.errors import TidemillError
 
+_LOG = logging.getLogger(__name__)
 POLL_S = 0.1
 HEARTBEAT_S = 15.0
 _STATE_EVERY_S = 1.0
@@ -95,6 +98,15 @@ class _Follower:
         self._task.cancel()
 
     async def _follow(self) -> None:
+        try:
+            await self._read_to_the_end()
+        except (OSError, TidemillError) as error:  # viewers come back in a second and try again
+            _LOG.warning("run %s cannot be followed: %s", self._run.id, error)
+        finally:
+            self.is_done = True
+            self.wake()
+
+    async def _read_to_the_end(self) -> None:
         tail = EventTail(self._run.events_path)
         until_state_s = 0.0
         while not self.is_done:
