@@ -12,7 +12,7 @@ from tidemill.feed.tables import category, paper, paper_category, paper_subject
 
 Claims = Callable[[str], Collection[str] | None]
 
-_TEXT = sa.table("paper_text", sa.column("rowid"), sa.column("rank"))
+_TEXT = sa.table("paper_text", sa.column("rowid", sa.Integer), sa.column("rank", sa.Float))
 _SNIPPET_WORDS = 40
 _SNIPPETS = sa.text(
     f"SELECT rowid, snippet(paper_text, 1, '{MARK}', '{UNMARK}', '…', {_SNIPPET_WORDS}) "
@@ -26,6 +26,9 @@ def _match(expression: str) -> sa.ColumnElement[bool]:
 
 class Search:
     """A query against the library.
+
+    Every condition is one on keys, so that no row of a paper is read before it is shown: reading
+    the 40,000 papers with a common word of 100,000 takes 130 ms, counting them in the index 2.
 
     Args:
         connection: For reading.
@@ -46,7 +49,10 @@ class Search:
         self._claims = claims
         self._wanted, self._unwanted = query.match()
         self.ignored = list(query.ignored)
-        self._conditions = [self._matches(), *map(self._condition, query.filters())]
+        # "+ 0", or SQLite would ask FTS5 anew for each key of a category: 270 ms instead of 10
+        self._among = _TEXT.c.rowid + 0 if self._wanted else paper.c.key
+        conditions = [self._matches(), *map(self._condition, query.filters())]
+        self._conditions = [condition for condition in conditions if condition is not None]
 
     def total(self) -> int:
         """How many papers match."""
@@ -54,11 +60,10 @@ class Search:
 
     def keys(self, *, offset: int, limit: int) -> list[int]:
         """The papers that match: best first, or newest first if the query has no words."""
-        order = [_TEXT.c.rank] if self._wanted else []
-        ordered = self._select(paper.c.key).order_by(
-            *order, paper.c.announced.desc(), paper.c.place
-        )
-        return list(self._connection.execute(ordered.offset(offset).limit(limit)).scalars())
+        order = [_TEXT.c.rank] if self._wanted else [paper.c.announced.desc(), paper.c.place]
+        key = _TEXT.c.rowid if self._wanted else paper.c.key
+        ordered = self._select(key).order_by(*order).offset(offset).limit(limit)
+        return list(self._connection.execute(ordered).scalars())
 
     def snippets(self, keys: list[int]) -> dict[int, str]:
         """Safe HTML of the place in the abstract that was found, by paper."""
@@ -68,10 +73,8 @@ class Search:
         return {key: render_snippet(snippet) for key, snippet in rows}
 
     def _select(self, column: sa.ColumnElement[int]) -> sa.Select[int]:
-        found = sa.select(column).select_from(paper).where(*self._conditions)
-        if self._wanted:
-            found = found.join(_TEXT, _TEXT.c.rowid == paper.c.key)
-        return found
+        table = _TEXT if self._wanted else paper
+        return sa.select(column).select_from(table).where(*self._conditions)
 
     def _matches(self) -> sa.ColumnElement[bool]:
         if self._wanted:
@@ -83,28 +86,32 @@ class Search:
             return shown
         return shown & paper.c.key.not_in(sa.select(_TEXT.c.rowid).where(_match(self._unwanted)))
 
-    def _condition(self, term: Term) -> sa.ColumnElement[bool]:
+    def _condition(self, term: Term) -> sa.ColumnElement[bool] | None:
+        keys = self._keys_of(term)
+        if keys is None:
+            self.ignored.append(f"{'-' * term.is_negated}{term.field}:{term.value}")
+            return None
+        return self._among.not_in(keys) if term.is_negated else self._among.in_(keys)
+
+    def _keys_of(self, term: Term) -> sa.SelectBase | None:
+        """The papers of which the term is true, its minus left aside; None if it means nothing."""
+        shown = sa.select(paper.c.key).where(paper.c.merged_into.is_(None))
         if term.field == "after":
-            found = paper.c.announced >= day_of(term)
-        elif term.field == "before":
-            found = paper.c.announced < day_of(term)
-        elif term.field == "cat":
-            found = self._in_category(term.value.lower())
-        elif term.field == "has":
-            found = self._is_built_by(self._systems.values())
-        else:
-            names = self._claims(term.value.lower()) if self._claims else None
-            if names is None:
-                self.ignored.append(f"{'-' * term.is_negated}claim:{term.value}")
-                return sa.true()
-            found = self._is_built_by(names)
-        return ~found if term.is_negated else found
+            return shown.where(paper.c.announced >= day_of(term))
+        if term.field == "before":
+            return shown.where(paper.c.announced < day_of(term))
+        if term.field == "cat":
+            return self._in_category(term.value.lower())
+        if term.field == "has":
+            return self._built(self._systems.values())
+        names = self._claims(term.value.lower()) if self._claims else None
+        return None if names is None else self._built(names)
 
-    def _is_built_by(self, names: Collection[str]) -> sa.ColumnElement[bool]:
+    def _built(self, names: Collection[str]) -> sa.SelectBase:
         ids = [f"arxiv:{number}" for number, name in self._systems.items() if name in names]
-        return paper.c.id.in_(ids)
+        return sa.select(paper.c.key).where(paper.c.id.in_(ids))
 
-    def _in_category(self, wanted: str) -> sa.ColumnElement[bool]:
+    def _in_category(self, wanted: str) -> sa.SelectBase:
         shelves = self._connection.execute(sa.select(category)).mappings()
         keys = [
             shelf["key"]
@@ -115,4 +122,4 @@ class Search:
         subject = paper_subject.c.subject
         within = (subject >= f"{wanted}.") & (subject < f"{wanted}/")  # "cs" means all of "cs.…"
         filed = sa.select(paper_subject.c.paper).where((subject == wanted) | within)
-        return paper.c.key.in_(listed.union(filed))
+        return listed.union_all(filed)

@@ -15,7 +15,6 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    text,
 )
 
 from tidemill.bench.tables import UtcDateTime
@@ -75,16 +74,11 @@ paper = Table(
     Column("content_hash", String(64), nullable=False),
     Column("first_seen", UtcDateTime, nullable=False),
     Index("ix_paper_title_key", "title_key"),
-    Index("ix_paper_merged_into", "merged_into"),
     sqlite_autoincrement=True,
 )
-Index(
-    "ix_paper_shown",
-    paper.c.announced.desc(),
-    paper.c.place,
-    sqlite_where=text("merged_into IS NULL"),
-    postgresql_where=text("merged_into IS NULL"),
-)
+# lists, their counts, days and merged rows are all read from this index alone; two partial ones
+# instead sent SQLite through the whole table, 570 ms for a page of 100,000 papers
+Index("ix_paper_shown", paper.c.merged_into, paper.c.announced.desc(), paper.c.place)
 
 # texts that are not the present one of their paper: replaced, or older when they arrived
 paper_version = Table(

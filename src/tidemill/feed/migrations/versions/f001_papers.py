@@ -58,14 +58,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("slug", name="uq_paper_slug"),
         sqlite_autoincrement=True,
     )
-    op.create_index("ix_paper_merged_into", "paper", ["merged_into"])
-    op.create_index(
-        "ix_paper_shown",
-        "paper",
-        [sa.text("announced DESC"), "place"],
-        sqlite_where=sa.text("merged_into IS NULL"),
-        postgresql_where=sa.text("merged_into IS NULL"),
-    )
+    op.create_index("ix_paper_shown", "paper", ["merged_into", sa.text("announced DESC"), "place"])
     op.create_index("ix_paper_title_key", "paper", ["title_key"])
     op.create_table(
         "source",
