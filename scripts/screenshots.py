@@ -29,6 +29,10 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
+ARRIVED = """Promise.all([...document.images]
+    .filter((image) => image.loading !== "lazy")
+    .map((image) => image.decode()))"""
+"""Waits for the pictures; a lazy one inside a closed fold never comes."""
 CANDIDATES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -92,7 +96,7 @@ def take(browser: Browser, url: str, shot: Shot, folder: Path) -> Path:
     page = context.new_page()
     page.goto(url.rstrip("/") + shot.path)
     page.evaluate("document.fonts.ready")
-    page.evaluate("Promise.all([...document.images].map((image) => image.decode()))")
+    page.evaluate(ARRIVED)
     file = folder / f"{shot.name}.png"
     page.screenshot(path=file, full_page=shot.whole)
     context.close()
