@@ -97,9 +97,8 @@ class Intake:
         if raw.arxiv_id:
             merging.merge(self._connection, partner, row, now=self._now, is_new=True)
             return row, Outcome.CHANGED
-        keys = merging.family(self._connection, partner["key"])
-        self._revise(partner, raw, keys)
-        self._put_in_category(partner, raw)
+        self._put_in_category(row, raw)
+        self._revise(partner, raw, merging.family(self._connection, partner["key"]))
         merging.merge(self._connection, row, partner, now=self._now)
         return row, Outcome.CHANGED
 
@@ -148,11 +147,16 @@ class Intake:
             shown = self._row(paper.c.key == own["merged_into"]) or own
         keys = merging.family(self._connection, shown["key"])
         has_changed = self._revise(shown, raw, keys)
-        if self._put_in_category(shown, raw):
+        is_listed = self._put_in_category(shown, raw)
+        if is_listed:
             index.keep(self._connection, shown["key"], shown)  # the category's name is searched too
             has_changed = True
         if shown is not own:
             self._revise(own, raw, [own["key"]])
+            if raw.category:
+                category = category_key(self._connection, raw.category)
+                placing = {"category": category, "why": raw.why, "by": "page", "added": is_listed}
+                merging.remember_placing(self._connection, own["key"], placing)
         elif (other := merging.partner(self._connection, shown)) is not None:
             old, into = (other, shown) if shown["id"].startswith("arxiv:") else (shown, other)
             merging.merge(self._connection, old, into, now=self._now)

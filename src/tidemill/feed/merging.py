@@ -145,12 +145,7 @@ def split(connection: sa.Connection, old_id: str, *, now: datetime) -> None:
             "begins with title:, as `tidemill feed show ID --json` lists it under merged."
         )
     old = {**found}
-    last = (
-        sa.select(paper_merge)
-        .where(paper_merge.c.old == old["key"], paper_merge.c.undone.is_(None))
-        .order_by(paper_merge.c.key.desc())
-    )
-    done = connection.execute(last).mappings().one()
+    done = _last_merge(connection, old["key"])
     into = {
         **connection.execute(sa.select(paper).where(paper.c.key == done["into"])).mappings().one()
     }
@@ -173,6 +168,26 @@ def split(connection: sa.Connection, old_id: str, *, now: datetime) -> None:
     connection.execute(
         sa.update(paper_merge).where(paper_merge.c.key == done["key"]).values(undone=now)
     )
+
+
+def remember_placing(connection: sa.Connection, old_key: int, placing: dict[str, Any]) -> None:
+    """Note that a merged paper was listed in a category too, so that `split` gives it back."""
+    done = _last_merge(connection, old_key)
+    if placing["category"] not in {item["category"] for item in done["moved"]}:
+        connection.execute(
+            sa.update(paper_merge)
+            .where(paper_merge.c.key == done["key"])
+            .values(moved=[*done["moved"], placing])
+        )
+
+
+def _last_merge(connection: sa.Connection, old_key: int) -> sa.RowMapping:
+    last = (
+        sa.select(paper_merge)
+        .where(paper_merge.c.old == old_key, paper_merge.c.undone.is_(None))
+        .order_by(paper_merge.c.key.desc())
+    )
+    return connection.execute(last).mappings().one()
 
 
 def versions(connection: sa.Connection, key: int) -> tuple[Version, ...]:

@@ -16,7 +16,7 @@ _HAN = (
     "\u4e00-\u9fff\uf900-\ufaff\U0001aff0-\U0001b16f\U00020000-\U000323af"
 )
 _EACH_HAN = re.compile(f"([{_HAN}])")
-_BETWEEN_HAN = re.compile(f"(?<=[{_HAN}]) +(?=[{_HAN}])")
+_BETWEEN_HAN = re.compile(f"([{_HAN}][\ue000\ue001]*) +(?=[\ue000\ue001]*[{_HAN}])")  # or marks
 _LETTER = re.compile(r"[^\W\d_]")
 
 _ACCENTS = {
@@ -84,7 +84,7 @@ def split_han(text: str) -> str:
 
 def join_han(text: str) -> str:
     """Undo `split_han` where nobody would have written a space."""
-    return _BETWEEN_HAN.sub("", text)
+    return _BETWEEN_HAN.sub(r"\1", text)
 
 
 def language(text: str) -> str:
