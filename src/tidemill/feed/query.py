@@ -101,7 +101,8 @@ def _is_meaningful(term: Term) -> bool:
         return parse_date(_whole(term.value)) is not None
     if term.field == "has":
         return term.value.lower() == "system"
-    return any(map(str.isalnum, term.value))
+    is_begun = not term.field and term.value.lower() in {f"{field}:" for field in _FIELDS}
+    return not is_begun and any(map(str.isalnum, term.value))
 
 
 def _whole(day: str) -> str:
