@@ -1,80 +1,169 @@
+// The blocked Bloom filter as well as this code can make it: vector hashing, prefetched blocks.
 #include <algorithm>
+#include <cstring>
+#include <memory>
 
+#include "exchange.hpp"
+#include "kmers.hpp"
 #include "superbloom.hpp"
 
 namespace tidemill::cusbf {
 
 namespace {
 
-Mixed mix_kmer(const Layout& layout, uint64_t mer) {
-  return mix(mer, layout.smer_lo, layout.smer_hi);
+constexpr int kAhead = 128;  // k-mers between asking for a block and its use: more lines do not fit
+
+// Hashes a sequence one chunk ahead of its use.
+class Hasher {
+ public:
+  Hasher(const Layout& layout, const uint8_t* bases, size_t kmers)
+      : layout_(layout), bases_(bases), kmers_(kmers) {
+    if (kmers != 0) read();
+  }
+  bool done() const { return at_ >= kmers_; }
+  size_t at() const { return at_; }
+  const Tally& tally() const { return tally_; }
+
+  // Gives the chunk at at() to `use`; the blocks that come after it are known to `block` as well.
+  template <class Use>
+  void next(Use use) {
+    KmerChunk& chunk = chunks_->one[at_ / kChunk % 2];
+    const uint32_t* coming = chunk.block;
+    if (read_ < kmers_) coming = read().block;
+    std::copy_n(coming, kAhead, chunk.block + chunk.kmers);
+    use(chunk);
+    at_ += kChunk;
+  }
+
+ private:
+  KmerChunk& read() {
+    KmerChunk& chunk = chunks_->one[read_ / kChunk % 2];
+    hash_kmers(layout_, bases_ + read_, static_cast<int>(std::min<size_t>(kChunk, kmers_ - read_)), chunk);
+    tally_.kmers += static_cast<uint64_t>(chunk.valid_kmers);
+    tally_.loads += static_cast<uint64_t>(chunk.valid_kmers);
+    read_ += kChunk;
+    return chunk;
+  }
+  struct Chunks {
+    KmerChunk one[2];
+  };
+
+  const Layout& layout_;
+  const uint8_t* bases_;
+  size_t kmers_, at_ = 0, read_ = 0;
+  Tally tally_;
+  std::unique_ptr<Chunks> chunks_ = std::make_unique<Chunks>();
+};
+
+template <int kGroups>
+Bits kmer_bits(const KmerChunk& chunk, int i, uint32_t groups) {
+  Bits bits = bits_of(chunk.place[0] + i);
+  for (uint32_t group = 1; group < (kGroups != 0 ? kGroups : groups); ++group)
+    bits = bits | bits_of(chunk.place[group] + i);
+  return bits;
 }
 
-uint64_t left_aligned(const Layout& layout, uint64_t packed) {
+template <class Use>
+void for_groups(const Layout& layout, Use use) {
+  switch (layout.groups()) {
+    case 1: return use.template operator()<1>();
+    case 2: return use.template operator()<2>();
+    default: return use.template operator()<0>();
+  }
+}
+
+// The k-mers of a sequence as masks and their shards.
+class Kmers {
+ public:
+  Kmers(const Layout& layout, const uint8_t* bases, size_t kmers, const uint64_t* words)
+      : layout_(layout), words_(words), hasher_(layout, bases, kmers) {}
+  bool done() const { return hasher_.done(); }
+  const Tally& tally() const { return hasher_.tally(); }
+
+  template <class Post>
+  void next(const Post& post) {
+    hasher_.next([&](const KmerChunk& chunk) {
+      for_groups(layout_, [&]<int kGroups>() {
+        for (int i = 0; i < chunk.kmers; ++i) {
+          if (words_ != nullptr) prefetch(words_, chunk.block[i + kAhead]);
+          post(chunk.block[i], kmer_bits<kGroups>(chunk, i, layout_.groups()));
+        }
+      });
+    });
+  }
+
+ private:
+  const Layout& layout_;
+  const uint64_t* words_;
+  Hasher hasher_;
+};
+
+Tally contains_piece(const Layout& layout, const uint64_t* words, const uint8_t* bases,
+                     size_t kmers, uint8_t* found) {
+  Hasher hasher(layout, bases, kmers);
+  Tally tally;
+  while (!hasher.done()) {
+    uint8_t* out = found + hasher.at();
+    hasher.next([&](const KmerChunk& chunk) {
+      uint64_t hits = 0;
+      for_groups(layout, [&]<int kGroups>() {
+        for (int i = 0; i < chunk.kmers; ++i) {
+          prefetch(words, chunk.block[i + kAhead]);
+          out[i] = covers(shard_at(words, chunk.block[i]),
+                          kmer_bits<kGroups>(chunk, i, layout.groups()));
+        }
+      });
+      if (chunk.valid_kmers != chunk.kmers)
+        for (int i = 0; i < chunk.kmers; ++i) out[i] &= chunk.valid[i / 64] >> (i % 64) & 1;
+      for (int i = 0; i < chunk.kmers; ++i) hits += out[i];
+      tally.hits += hits;
+    });
+  }
+  tally += hasher.tally();
+  return tally;
+}
+
+// ---- isolated k-mers ---------------------------------------------------------------------------
+
+Mixed mix_packed(const Layout& layout, uint64_t packed) {
   Strands strands;
   for (uint32_t i = 0; i < layout.k; ++i) strands.push(packed >> (2 * i) & 3);
-  return strands.mer(layout.k, layout.canonical);
+  return mix(strands.mer(layout.k, layout.canonical), layout.smer_lo, layout.smer_hi);
 }
 
-void set_kmer(const Layout& layout, Mixed mixed, uint64_t* words, bool shared) {
-  uint64_t mask[kWords] = {};
-  for (uint32_t group = 0; group < layout.groups(); ++group)
-    for (int j = 0; j < kWords; ++j) mask[j] |= sector_bit(places(layout, mixed, group), j);
-  uint64_t* block = words + shard_of(layout, mixed.high) * kWords;
-  for (int j = 0; j < kWords; ++j) set_bits(block + j, mask[j], shared);
-}
-
-bool has_kmer(const Layout& layout, Mixed mixed, const uint64_t* words) {
-  const uint64_t* block = words + shard_of(layout, mixed.high) * kWords;
-  for (uint32_t group = 0; group < layout.groups(); ++group)
-    for (int j = 0; j < kWords; ++j)
-      if ((block[j] & sector_bit(places(layout, mixed, group), j)) == 0) return false;
-  return true;
-}
-
-template <class Visit>
-void each_kmer(const Layout& layout, const uint8_t* bases, size_t kmers, Visit visit) {
-  Strands strands;
-  uint32_t good = 0;
-  for (size_t i = 0; kmers != 0 && i < kmers + layout.k - 1; ++i) {
-    strands.push(base_code(bases[i]));
-    good = is_base(bases[i]) ? good + 1 : 0;
-    if (i + 1 >= layout.k)
-      visit(i + 1 - layout.k, good >= layout.k,
-            mix_kmer(layout, strands.mer(layout.k, layout.canonical)));
+Bits mixed_bits(const Layout& layout, Mixed mixed) {
+  uint32_t place = places(layout, mixed, 0);
+  Bits bits = bits_of(&place);
+  for (uint32_t group = 1; group < layout.groups(); ++group) {
+    place = places(layout, mixed, group);
+    bits = bits | bits_of(&place);
   }
+  return bits;
 }
 
 }  // namespace
 
 Tally blocked_insert(const Layout& layout, uint64_t* words, const uint8_t* bases, size_t kmers,
-                     bool shared) {
-  Tally tally;
-  each_kmer(layout, bases, kmers, [&](size_t, bool valid, Mixed mixed) {
-    if (!valid) return;
-    set_kmer(layout, mixed, words, shared);
-    ++tally.kmers;
-  });
-  tally.loads = tally.kmers;
-  return tally;
+                     unsigned threads, bool shared) {
+  return insert_all<Kmers>(layout, words, bases, kmers, threads,
+                           [=](uint32_t block, const Bits& bits) {
+                             add_bits(shard_at(words, block), bits, shared);
+                           });
 }
 
 Tally blocked_contains(const Layout& layout, const uint64_t* words, const uint8_t* bases,
-                       size_t kmers, uint8_t* found) {
-  Tally tally;
-  each_kmer(layout, bases, kmers, [&](size_t i, bool valid, Mixed mixed) {
-    found[i] = valid && has_kmer(layout, mixed, words);
-    tally.kmers += valid;
-    tally.hits += found[i];
+                       size_t kmers, uint8_t* found, unsigned threads) {
+  return answer_all(kmers, threads, [=, &layout](size_t begin, size_t count) {
+    return contains_piece(layout, words, bases + begin, count, found + begin);
   });
-  tally.loads = tally.kmers;
-  return tally;
 }
 
 Tally blocked_insert_packed(const Layout& layout, uint64_t* words, const uint64_t* mers,
-                            size_t kmers) {
-  for (size_t i = 0; i < kmers; ++i)
-    set_kmer(layout, mix_kmer(layout, left_aligned(layout, mers[i])), words, false);
+                            size_t kmers, bool shared) {
+  for (size_t i = 0; i < kmers; ++i) {
+    const Mixed mixed = mix_packed(layout, mers[i]);
+    add_bits(shard_at(words, shard_of(layout, mixed.high)), mixed_bits(layout, mixed), shared);
+  }
   return {kmers, 0, kmers};
 }
 
@@ -82,7 +171,8 @@ Tally blocked_contains_packed(const Layout& layout, const uint64_t* words, const
                               size_t kmers, uint8_t* found) {
   Tally tally{kmers, 0, kmers};
   for (size_t i = 0; i < kmers; ++i) {
-    found[i] = has_kmer(layout, mix_kmer(layout, left_aligned(layout, mers[i])), words);
+    const Mixed mixed = mix_packed(layout, mers[i]);
+    found[i] = covers(shard_at(words, shard_of(layout, mixed.high)), mixed_bits(layout, mixed));
     tally.hits += found[i];
   }
   return tally;

@@ -91,7 +91,7 @@ class BlockedBloom(KmerFilter):
         return self._kernels.blocked_contains(self._layout, self._words, bases, found, threads)
 
     def _insert_mers(self, mers: NDArray[np.uint64]) -> kernels.Counts:
-        return self._kernels.blocked_insert_packed(self._layout, self._words, mers)
+        return self._kernels.blocked_insert_packed(self._layout, self._words, mers, self._shared)
 
     def _contains_mers(self, mers: NDArray[np.uint64], found: NDArray[np.uint8]) -> kernels.Counts:
         return self._kernels.blocked_contains_packed(self._layout, self._words, mers, found)

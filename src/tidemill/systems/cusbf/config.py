@@ -24,8 +24,8 @@ def check_parameters(*, k: int, s: int, m: int, hashes: int, bits: int, seed: in
         raise ConfigError.of("m", m, f"in 1-k (k={k})", "a minimizer is an m-mer of the k-mer")
     if hashes not in (4, 8, 12, 16):
         raise ConfigError.of("hashes", hashes, "4, 8, 12 or 16", "bits per s-mer, four sectors")
-    if not 8 * SHARD_BITS <= bits < 1 << 48:
-        raise ConfigError.of("bits", bits, f"in {8 * SHARD_BITS}-2^48", "whole shards of 256 bits")
+    if not 8 * SHARD_BITS <= bits < 1 << 40:
+        raise ConfigError.of("bits", bits, f"in {8 * SHARD_BITS}-2^40", "whole shards of 256 bits")
     if not 0 <= seed < 1 << 64:
         raise ConfigError.of("seed", seed, "in 0-2^64", "hash constants follow from it")
 

@@ -2,8 +2,8 @@
 //
 // A base is two bits, (c >> 1) & 3: A 0, C 1, T/U 2, G 3; the complement is code ^ 2. An L-mer is one
 // 64-bit word, first base lowest, shifted to the top: the left-aligned form. Canonical is the smaller
-// of both strands' left-aligned forms, compared as signed (L > 16) or unsigned 32-bit (m <= 16) words,
-// because those are the comparisons SSE/AVX2 have.
+// of both strands' left-aligned forms, compared as signed 64-bit words, or (m <= 16) as unsigned
+// upper halves, because those are the comparisons that AVX2 has.
 #pragma once
 
 #include <cstddef>
@@ -11,65 +11,67 @@
 
 namespace tidemill::cusbf {
 
-constexpr int kWords = 4;  // 64-bit words, one sector each, in a shard of 256 bits
+constexpr int kWords = 4;      // 64-bit words, one sector each, in a shard of 256 bits
 constexpr int kMaxGroups = 4;  // hashes come in groups of four, one bit per sector each
+constexpr uint32_t kShortMer = 16;  // up to here an m-mer is one 32-bit word
 
 struct Layout {
   uint32_t k, s, m, hashes;
   bool canonical;
-  uint64_t seed, shards;
+  uint64_t seed;
+  uint32_t shards;
 
-  uint32_t mmer_xor, mmer_mul, mmer_lo, mmer_hi, smer_lo, smer_hi, place_mul;
-  uint64_t shard_mul;
+  uint32_t mmer_mul, mmer_lo, mmer_hi, smer_lo, smer_hi, place_mul, shard_mul;
 
   Layout(uint32_t k, uint32_t s, uint32_t m, uint32_t hashes, uint64_t shards, bool canonical,
          uint64_t seed);
 
-  uint32_t window() const { return k - m + 1; }   // m-mers of a k-mer
-  uint32_t smers() const { return k - s + 1; }    // s-mers of a k-mer
+  uint32_t window() const { return k - m + 1; }  // m-mers of a k-mer
+  uint32_t smers() const { return k - s + 1; }   // s-mers of a k-mer
   uint32_t groups() const { return hashes / 4; }
 };
 
 inline uint64_t top_bases(uint32_t length) { return ~uint64_t{0} << (64 - 2 * length); }
 
-// 64 well-mixed bits of a left-aligned L-mer in two 32-bit halves. `fold` alone names the s-mer
-// within its shard; `high` is independent of it and names the block of a k-mer in a blocked Bloom.
+// 64 mixed bits of a left-aligned L-mer, both halves of one product (NH, Black et al. 1999). `fold`
+// names an s-mer within its shard; `high` is independent of it and names a blocked filter's block.
 struct Mixed {
   uint32_t fold, high;
 };
 
 inline Mixed mix(uint64_t mer, uint32_t lo, uint32_t hi) {
-  const uint64_t sum = uint64_t{lo} * static_cast<uint32_t>(mer) + uint64_t{hi} * (mer >> 32);
-  return {static_cast<uint32_t>(sum) ^ static_cast<uint32_t>(sum >> 32),
-          static_cast<uint32_t>(sum >> 32)};
+  const uint32_t a = static_cast<uint32_t>(mer) + lo, b = static_cast<uint32_t>(mer >> 32) + hi;
+  const uint64_t product = uint64_t{a} * b;
+  return {static_cast<uint32_t>(product) ^ static_cast<uint32_t>(product >> 32),
+          static_cast<uint32_t>(product >> 32)};
 }
 
-// Four positions: byte j holds the bit of sector j, bits 4-6 its byte and bits 0-2 the bit therein.
+// Four positions, one per sector: byte j holds that of sector j, 0-63.
 inline uint32_t places(const Layout& layout, Mixed mixed, uint32_t group) {
-  uint32_t x = mixed.fold + group * (mixed.high | 1);
-  x ^= x >> 15;
-  x *= layout.place_mul;
-  return x ^ x >> 16;
+  uint32_t x = mixed.fold;
+  if (group != 0) {
+    x = (x + group * (mixed.high | 1)) * layout.place_mul;
+    x ^= x >> 15;
+  }
+  return x & 0x3f3f3f3f;
 }
 
 inline uint64_t sector_bit(uint32_t places, int sector) {
-  const uint32_t byte = places >> (8 * sector);
-  return uint64_t{1} << ((byte >> 4 & 7) * 8 + (byte & 7));
+  return uint64_t{1} << (places >> (8 * sector) & 63);
 }
 
-// Rank of an m-mer; the smallest of a k-mer's window picks the shard. A bijection for m <= 16, so
-// that equal minima are equal m-mers.
-inline uint32_t order_short(const Layout& layout, uint32_t mer) {
-  return (mer ^ layout.mmer_xor) * layout.mmer_mul;
-}
-inline uint32_t order_long(const Layout& layout, uint64_t mer) {
-  return (mix(mer, layout.mmer_lo, layout.mmer_hi).fold ^ layout.mmer_xor) * layout.mmer_mul;
+// Rank of an m-mer; the highest in a k-mer's window, its minimizer's, picks the shard. For m <= 16 a
+// bijection, so that equal ranks are equal m-mers; the highest and not the lowest counts because
+// poly-A, of rank 0, would be the minimizer wherever it occurs.
+inline uint32_t rank_short(const Layout& layout, uint32_t mer) { return mer * layout.mmer_mul; }
+inline uint32_t rank_long(const Layout& layout, uint64_t mer) {
+  return mix(mer, layout.mmer_lo, layout.mmer_hi).fold;
 }
 
-// A minimum is always small, so it is mixed again before its top bits choose.
-inline uint64_t shard_of(const Layout& layout, uint32_t minimizer) {
-  const uint64_t mixed = (uint64_t{minimizer} ^ minimizer >> 15) * layout.shard_mul;
-  return static_cast<uint64_t>((static_cast<unsigned __int128>(mixed) * layout.shards) >> 64);
+// A minimizer's rank is always high, so it is mixed again before its top bits choose.
+inline uint32_t shard_of(const Layout& layout, uint32_t rank) {
+  const uint32_t mixed = (rank ^ rank >> 15) * layout.shard_mul;
+  return static_cast<uint32_t>(uint64_t{mixed} * layout.shards >> 32);
 }
 
 inline uint64_t smaller_long(uint64_t a, uint64_t b) {
@@ -100,11 +102,11 @@ struct Strands {
     const uint64_t mer = forward_mer(length);
     return canonical ? smaller_long(mer, reverse_mer(length)) : mer;
   }
-  uint32_t order(const Layout& layout) const {
-    if (layout.m > 16) return order_long(layout, mer(layout.m, layout.canonical));
+  uint32_t rank(const Layout& layout) const {
+    if (layout.m > kShortMer) return rank_long(layout, mer(layout.m, layout.canonical));
     const auto ahead = static_cast<uint32_t>(forward_mer(layout.m) >> 32);
     const auto back = static_cast<uint32_t>(reverse_mer(layout.m) >> 32);
-    return order_short(layout, layout.canonical && back < ahead ? back : ahead);
+    return rank_short(layout, layout.canonical && back < ahead ? back : ahead);
   }
 };
 

@@ -3,12 +3,8 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/tuple.h>
 
-#include <algorithm>
 #include <stdexcept>
-#include <system_error>
-#include <thread>
 #include <tuple>
-#include <vector>
 
 #include "keyed.hpp"
 #include "mers.hpp"
@@ -40,45 +36,16 @@ void check_words(const Layout& layout, const Words& words) {
   require(words.size() == layout.shards * kWords, "words must hold four uint64 for each shard");
 }
 
-// Splits windows [0, kmers) over threads; runs what no thread could be had for itself.
-template <class Piece>
-Tally in_pieces(size_t kmers, unsigned threads, Piece piece) {
-  constexpr size_t kWorthAThread = 1 << 15;
-  const size_t pieces =
-      std::clamp<size_t>(kmers / kWorthAThread, 1, std::max(1u, threads));
-  std::vector<Tally> tallies(pieces);
-  std::vector<std::thread> workers;
-  const auto work = [&](size_t i) {
-    const size_t begin = kmers * i / pieces, end = kmers * (i + 1) / pieces;
-    tallies[i] = piece(begin, end - begin, pieces > 1);
-  };
-  for (size_t i = 1; i < pieces; ++i) {
-    try {
-      workers.emplace_back(work, i);
-    } catch (const std::system_error&) {
-      work(i);
-    }
-  }
-  work(0);
-  for (std::thread& worker : workers) worker.join();
-  Tally total;
-  for (const Tally& tally : tallies) total += tally;
-  return total;
-}
-
-using Insert = Tally (*)(const Layout&, uint64_t*, const uint8_t*, size_t, bool);
-using Contains = Tally (*)(const Layout&, const uint64_t*, const uint8_t*, size_t, uint8_t*);
+using Insert = Tally (*)(const Layout&, uint64_t*, const uint8_t*, size_t, unsigned, bool);
+using Contains = Tally (*)(const Layout&, const uint64_t*, const uint8_t*, size_t, uint8_t*, unsigned);
 
 template <Insert kernel>
 Counts insert(const Layout& layout, Out<uint64_t> words, In<uint8_t> sequence, unsigned threads,
               bool shared) {
   check_words(layout, words);
   const nb::gil_scoped_release release;
-  return counts(in_pieces(windows(sequence.size(), layout.k), threads,
-                          [&](size_t begin, size_t kmers, bool split) {
-                            return kernel(layout, words.data(), sequence.data() + begin, kmers,
-                                          shared || split);
-                          }));
+  return counts(kernel(layout, words.data(), sequence.data(), windows(sequence.size(), layout.k),
+                       threads, shared));
 }
 
 template <Contains kernel>
@@ -88,16 +55,14 @@ Counts contains(const Layout& layout, In<uint64_t> words, In<uint8_t> sequence, 
   const size_t kmers = windows(sequence.size(), layout.k);
   require(found.size() == kmers, "found must hold one byte for each window");
   const nb::gil_scoped_release release;
-  return counts(in_pieces(kmers, threads, [&](size_t begin, size_t count, bool) {
-    return kernel(layout, words.data(), sequence.data() + begin, count, found.data() + begin);
-  }));
+  return counts(kernel(layout, words.data(), sequence.data(), kmers, found.data(), threads));
 }
 
 template <auto kernel>
-Counts insert_packed(const Layout& layout, Out<uint64_t> words, In<uint64_t> mers) {
+Counts insert_packed(const Layout& layout, Out<uint64_t> words, In<uint64_t> mers, bool shared) {
   check_words(layout, words);
   const nb::gil_scoped_release release;
-  return counts(kernel(layout, words.data(), mers.data(), mers.size()));
+  return counts(kernel(layout, words.data(), mers.data(), mers.size(), shared));
 }
 
 template <auto kernel>
@@ -194,14 +159,20 @@ void register_cusbf(nb::module_& m) {
     return counts(super_insert_scalar(layout, words.data(), sequence.data(),
                                       windows(sequence.size(), layout.k)));
   }, "layout"_a, "words"_a, "sequence"_a);
-  m.def("scalar_contains", &contains<super_contains_scalar>, "layout"_a, "words"_a, "sequence"_a,
-        "found"_a, "threads"_a);
+  m.def("scalar_contains", [](const Layout& layout, In<uint64_t> words, In<uint8_t> sequence,
+                              Out<uint8_t> found) {
+    check_words(layout, words);
+    const size_t kmers = windows(sequence.size(), layout.k);
+    require(found.size() == kmers, "found must hold one byte for each window");
+    const nb::gil_scoped_release release;
+    return counts(super_contains_scalar(layout, words.data(), sequence.data(), kmers, found.data()));
+  }, "layout"_a, "words"_a, "sequence"_a, "found"_a);
   m.def("super_insert_packed", &insert_packed<super_insert_packed>, "layout"_a, "words"_a,
-        "mers"_a);
+        "mers"_a, "shared"_a);
   m.def("super_contains_packed", &contains_packed<super_contains_packed>, "layout"_a, "words"_a,
         "mers"_a, "found"_a);
   m.def("blocked_insert_packed", &insert_packed<blocked_insert_packed>, "layout"_a, "words"_a,
-        "mers"_a);
+        "mers"_a, "shared"_a);
   m.def("blocked_contains_packed", &contains_packed<blocked_contains_packed>, "layout"_a,
         "words"_a, "mers"_a, "found"_a);
   register_mers(m);

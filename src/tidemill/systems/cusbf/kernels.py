@@ -41,7 +41,8 @@ class Kernels(Protocol):
     ) -> Counts:
         """OR all valid windows into ``words`` (4 x shards).
 
-        ``shared``: others may insert at the same time, so words change by atomic OR only.
+        ``shared``: other processes may insert at the same time, so words change by atomic OR
+        only, at a third of the speed. The ``threads`` (at most 16 are used) need no such thing.
         """
         ...
 
@@ -67,13 +68,11 @@ class Kernels(Protocol):
         """`super_insert` one k-mer and one shard access at a time; the same words."""
         ...
 
-    def scalar_contains(
-        self, layout: Layout, words: U64, sequence: U8, found: U8, threads: int
-    ) -> Counts:
+    def scalar_contains(self, layout: Layout, words: U64, sequence: U8, found: U8) -> Counts:
         """`super_contains` one k-mer at a time; the same answers."""
         ...
 
-    def super_insert_packed(self, layout: Layout, words: U64, mers: U64) -> Counts:
+    def super_insert_packed(self, layout: Layout, words: U64, mers: U64, shared: bool) -> Counts:
         """Insert isolated k-mers as `pack_kmers` packs them (either strand)."""
         ...
 
@@ -81,7 +80,7 @@ class Kernels(Protocol):
         """Look isolated k-mers up."""
         ...
 
-    def blocked_insert_packed(self, layout: Layout, words: U64, mers: U64) -> Counts:
+    def blocked_insert_packed(self, layout: Layout, words: U64, mers: U64, shared: bool) -> Counts:
         """Insert isolated k-mers into the blocked filter."""
         ...
 

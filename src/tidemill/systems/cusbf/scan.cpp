@@ -1,3 +1,5 @@
+// The portable scan: one letter at a time. scan_avx2.cpp takes its place where AVX2 is compiled in.
+#ifndef __AVX2__
 #include "scan.hpp"
 
 #include <algorithm>
@@ -8,7 +10,7 @@ namespace tidemill::cusbf {
 namespace {
 
 void scan_letters(const Layout& layout, const uint8_t* bases, Chunk& chunk) {
-  uint32_t order[kBases];
+  uint32_t rank[kBases];
   Strands strands;
   int good = 0;
   chunk.valid_kmers = 0;
@@ -18,16 +20,11 @@ void scan_letters(const Layout& layout, const uint8_t* bases, Chunk& chunk) {
   for (int i = 0; i < letters; ++i) {
     strands.push(base_code(bases[i]));
     good = is_base(bases[i]) ? good + 1 : 0;
-    if (i + 1 >= m) order[i + 1 - m] = strands.order(layout);
+    if (i + 1 >= m) rank[i + 1 - m] = strands.rank(layout);
     if (i + 1 >= s) {
       const Mixed mixed = mix(strands.mer(layout.s, layout.canonical), layout.smer_lo, layout.smer_hi);
-      for (uint32_t group = 0; group < layout.groups(); ++group) {
-        const uint32_t place = places(layout, mixed, group);
-        uint32_t bits = 0;
-        for (int byte = 0; byte < 32; byte += 8) bits |= 1u << ((place >> byte & 7) + byte);
-        chunk.byte_of[group][i + 1 - s] = place >> 4 & 0x07070707;
-        chunk.bit_of[group][i + 1 - s] = bits;
-      }
+      for (uint32_t group = 0; group < layout.groups(); ++group)
+        chunk.place[group][i + 1 - s] = places(layout, mixed, group);
     }
     if (i + 1 >= k && good >= k) {
       chunk.valid[(i + 1 - k) / 64] |= uint64_t{1} << ((i + 1 - k) % 64);
@@ -35,7 +32,7 @@ void scan_letters(const Layout& layout, const uint8_t* bases, Chunk& chunk) {
     }
   }
   for (int i = 0; i < chunk.kmers; ++i)
-    chunk.minimizer[i] = *std::min_element(order + i, order + i + layout.window());
+    chunk.minimizer[i] = *std::max_element(rank + i, rank + i + layout.window());
 }
 
 void find_runs(const Layout& layout, Chunk& chunk) {
@@ -47,7 +44,7 @@ void find_runs(const Layout& layout, Chunk& chunk) {
            (chunk.valid[end / 64] >> (end % 64) & 1) != 0)
       ++end;
     chunk.start[chunk.runs] = static_cast<uint16_t>(i);
-    chunk.length[chunk.runs] = static_cast<uint16_t>(end - i);
+    chunk.end[chunk.runs] = static_cast<uint16_t>(end);
     chunk.shard[chunk.runs++] = shard_of(layout, chunk.minimizer[i]);
     i = end - 1;
   }
@@ -55,11 +52,12 @@ void find_runs(const Layout& layout, Chunk& chunk) {
 
 }  // namespace
 
-void scan(const Layout& layout, const uint8_t* bases, int kmers, Chunk& chunk) {
+void scan(const Layout& layout, const uint64_t*, const uint8_t* bases, int kmers, Chunk& chunk) {
   chunk.kmers = kmers;
   scan_letters(layout, bases, chunk);
-  chunk.all_valid = chunk.valid_kmers == kmers;
   find_runs(layout, chunk);
 }
 
 }  // namespace tidemill::cusbf
+
+#endif

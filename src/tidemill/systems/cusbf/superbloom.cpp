@@ -1,87 +1,108 @@
 #include "superbloom.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 
+#include "exchange.hpp"
+#include "runs.hpp"
 #include "scan.hpp"
 
 namespace tidemill::cusbf {
 
 namespace {
 
-struct Mask {
-  uint64_t word[kWords] = {};
-
-  void add(uint32_t byte_of, uint32_t bit_of) {
-    for (int j = 0; j < kWords; ++j)
-      word[j] |= uint64_t{bit_of >> (8 * j) & 255} << (8 * (byte_of >> (8 * j) & 7));
+// Scans a sequence one chunk ahead, so that a chunk's shards have come when its turn is.
+class Scanner {
+ public:
+  Scanner(const Layout& layout, const uint8_t* bases, size_t kmers, const uint64_t* words)
+      : layout_(layout), bases_(bases), kmers_(kmers), words_(words) {
+    if (kmers != 0) read();
   }
+  bool done() const { return at_ >= kmers_; }
+  size_t at() const { return at_; }
+  const Tally& tally() const { return tally_; }
+
+  // Gives the chunk at at() to `use`, then moves on.
+  template <class Use>
+  void next(Use use) {
+    if (read_ < kmers_) read();
+    use(chunks_->one[at_ / kChunk % 2]);
+    at_ += kChunk;
+  }
+
+ private:
+  void read() {
+    Chunk& chunk = chunks_->one[read_ / kChunk % 2];
+    scan(layout_, words_, bases_ + read_, static_cast<int>(std::min<size_t>(kChunk, kmers_ - read_)),
+         chunk);
+    tally_.kmers += static_cast<uint64_t>(chunk.valid_kmers);
+    tally_.loads += static_cast<uint64_t>(chunk.runs);
+    read_ += kChunk;
+  }
+  struct Chunks {
+    Chunk one[2];
+  };
+
+  const Layout& layout_;
+  const uint8_t* bases_;
+  size_t kmers_, at_ = 0, read_ = 0;
+  const uint64_t* words_;
+  Tally tally_;
+  std::unique_ptr<Chunks> chunks_ = std::make_unique<Chunks>();
 };
 
-void insert_run(const Layout& layout, const Chunk& chunk, int run, uint64_t* words, bool shared) {
-  Mask mask;
-  const int first = chunk.start[run];
-  const int last = first + chunk.length[run] + static_cast<int>(layout.smers()) - 1;
-  for (uint32_t group = 0; group < layout.groups(); ++group)
-    for (int i = first; i < last; ++i) mask.add(chunk.byte_of[group][i], chunk.bit_of[group][i]);
-  uint64_t* shard = words + chunk.shard[run] * kWords;
-  for (int j = 0; j < kWords; ++j) set_bits(shard + j, mask.word[j], shared);
-}
+// The runs of a sequence as masks and their shards.
+class Runs {
+ public:
+  Runs(const Layout& layout, const uint8_t* bases, size_t kmers, const uint64_t* words)
+      : layout_(layout), scanner_(layout, bases, kmers, words) {}
+  bool done() const { return scanner_.done(); }
+  const Tally& tally() const { return scanner_.tally(); }
 
-bool has_smer(const Layout& layout, const Chunk& chunk, int i, const uint64_t* shard) {
-  for (uint32_t group = 0; group < layout.groups(); ++group) {
-    Mask mask;
-    mask.add(chunk.byte_of[group][i], chunk.bit_of[group][i]);
-    for (int j = 0; j < kWords; ++j)
-      if ((shard[j] & mask.word[j]) == 0) return false;
+  template <class Post>
+  void next(const Post& post) {
+    scanner_.next([&](const Chunk& chunk) { fold_runs(layout_, chunk, post); });
   }
-  return true;
-}
 
-uint64_t query_run(const Layout& layout, const Chunk& chunk, int run, const uint64_t* words,
-                   uint8_t* found) {
-  const uint64_t* shard = words + chunk.shard[run] * kWords;
-  const int first = chunk.start[run], smers = static_cast<int>(layout.smers());
-  uint64_t hits = 0;
-  int streak = 0;
-  for (int i = first; i < first + chunk.length[run] + smers - 1; ++i) {
-    streak = has_smer(layout, chunk, i, shard) ? streak + 1 : 0;
-    if (const int kmer = i + 1 - smers; kmer >= first) {
-      found[kmer] = streak >= smers;
-      hits += streak >= smers;
-    }
+ private:
+  const Layout& layout_;
+  Scanner scanner_;
+};
+
+Tally contains_piece(const Layout& layout, const uint64_t* words, const uint8_t* bases,
+                     size_t kmers, uint8_t* found) {
+  Scanner scanner(layout, bases, kmers, words);
+  const auto tests = std::make_unique<Tests>();
+  alignas(64) uint8_t answers[kChunk + kSlack];
+  Tally tally;
+  while (!scanner.done()) {
+    const size_t at = scanner.at();
+    scanner.next([&](const Chunk& chunk) {
+      if (!chunk.all_valid()) std::fill_n(answers, chunk.kmers, 0);
+      tally.hits += answer_runs(layout, chunk, *tests, words, answers);
+      std::memcpy(found + at, answers, static_cast<size_t>(chunk.kmers));
+    });
   }
-  return hits;
+  tally += scanner.tally();
+  return tally;
 }
 
 }  // namespace
 
 Tally super_insert(const Layout& layout, uint64_t* words, const uint8_t* bases, size_t kmers,
-                   bool shared) {
-  const auto chunk = std::make_unique<Chunk>();
-  Tally tally;
-  for (size_t at = 0; at < kmers; at += kChunk) {
-    scan(layout, bases + at, static_cast<int>(std::min<size_t>(kChunk, kmers - at)), *chunk);
-    for (int run = 0; run < chunk->runs; ++run) insert_run(layout, *chunk, run, words, shared);
-    tally.kmers += chunk->valid_kmers;
-    tally.loads += chunk->runs;
-  }
-  return tally;
+                   unsigned threads, bool shared) {
+  return insert_all<Runs>(layout, words, bases, kmers, threads,
+                          [=](uint32_t shard, const Bits& bits) {
+                            add_bits(shard_at(words, shard), bits, shared);
+                          });
 }
 
 Tally super_contains(const Layout& layout, const uint64_t* words, const uint8_t* bases,
-                     size_t kmers, uint8_t* found) {
-  const auto chunk = std::make_unique<Chunk>();
-  Tally tally;
-  for (size_t at = 0; at < kmers; at += kChunk) {
-    scan(layout, bases + at, static_cast<int>(std::min<size_t>(kChunk, kmers - at)), *chunk);
-    if (!chunk->all_valid) std::fill_n(found + at, chunk->kmers, 0);
-    for (int run = 0; run < chunk->runs; ++run)
-      tally.hits += query_run(layout, *chunk, run, words, found + at);
-    tally.kmers += chunk->valid_kmers;
-    tally.loads += chunk->runs;
-  }
-  return tally;
+                     size_t kmers, uint8_t* found, unsigned threads) {
+  return answer_all(kmers, threads, [=, &layout](size_t begin, size_t count) {
+    return contains_piece(layout, words, bases + begin, count, found + begin);
+  });
 }
 
 }  // namespace tidemill::cusbf

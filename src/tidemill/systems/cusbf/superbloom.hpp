@@ -21,11 +21,11 @@ struct Tally {
   }
 };
 
-// `shared`: other threads may insert at the same time, so words change by atomic OR only.
+// `shared`: other processes may insert at the same time, so words change by atomic OR only.
 Tally super_insert(const Layout& layout, uint64_t* words, const uint8_t* bases, size_t kmers,
-                   bool shared);
+                   unsigned threads, bool shared);
 Tally super_contains(const Layout& layout, const uint64_t* words, const uint8_t* bases,
-                     size_t kmers, uint8_t* found);
+                     size_t kmers, uint8_t* found, unsigned threads);
 
 Tally super_insert_scalar(const Layout& layout, uint64_t* words, const uint8_t* bases,
                           size_t kmers);
@@ -33,26 +33,18 @@ Tally super_contains_scalar(const Layout& layout, const uint64_t* words, const u
                             size_t kmers, uint8_t* found);
 
 Tally super_insert_packed(const Layout& layout, uint64_t* words, const uint64_t* mers,
-                          size_t kmers);
+                          size_t kmers, bool shared);
 Tally super_contains_packed(const Layout& layout, const uint64_t* words, const uint64_t* mers,
                             size_t kmers, uint8_t* found);
 
 // The blocked Bloom filter: `layout` with s = k; one block of 256 bits for every k-mer.
 Tally blocked_insert(const Layout& layout, uint64_t* words, const uint8_t* bases, size_t kmers,
-                     bool shared);
+                     unsigned threads, bool shared);
 Tally blocked_contains(const Layout& layout, const uint64_t* words, const uint8_t* bases,
-                       size_t kmers, uint8_t* found);
+                       size_t kmers, uint8_t* found, unsigned threads);
 Tally blocked_insert_packed(const Layout& layout, uint64_t* words, const uint64_t* mers,
-                            size_t kmers);
+                            size_t kmers, bool shared);
 Tally blocked_contains_packed(const Layout& layout, const uint64_t* words, const uint64_t* mers,
                               size_t kmers, uint8_t* found);
-
-inline void set_bits(uint64_t* word, uint64_t bits, bool shared) {
-  if (!shared) {
-    *word |= bits;
-  } else if ((__atomic_load_n(word, __ATOMIC_RELAXED) & bits) != bits) {
-    __atomic_fetch_or(word, bits, __ATOMIC_RELAXED);
-  }
-}
 
 }  // namespace tidemill::cusbf

@@ -116,7 +116,7 @@ class SuperBloom(KmerFilter):
         return self._kernels.super_contains(self._layout, self._words, bases, found, threads)
 
     def _insert_mers(self, mers: NDArray[np.uint64]) -> kernels.Counts:
-        return self._kernels.super_insert_packed(self._layout, self._words, mers)
+        return self._kernels.super_insert_packed(self._layout, self._words, mers, self._shared)
 
     def _contains_mers(self, mers: NDArray[np.uint64], found: NDArray[np.uint8]) -> kernels.Counts:
         return self._kernels.super_contains_packed(self._layout, self._words, mers, found)
