@@ -26,7 +26,8 @@ from tidemill.systems.cusbf.blocked import BlockedBloom
 from tidemill.systems.cusbf.cardinality import KmerCounter, estimate_kmers
 from tidemill.systems.cusbf.claims import CLAIMS
 from tidemill.systems.cusbf.config import CuSBFConfig
-from tidemill.systems.cusbf.kmer_filter import AddReport, Counters, KmerFilter, RecordHits, pack
+from tidemill.systems.cusbf.kmer_filter import KmerFilter, pack
+from tidemill.systems.cusbf.reports import AddReport, Counters, RecordHits
 from tidemill.systems.cusbf.superbloom import SuperBloom
 from tidemill.systems.cusbf.theory import blocked_fpr, super_fpr
 

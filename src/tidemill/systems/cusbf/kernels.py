@@ -30,10 +30,11 @@ class Layout(Protocol):
 class Kernels(Protocol):
     """What both native levels offer; equal input gives equal words and answers on both."""
 
-    def Layout(  # noqa: PLR0917  (a class of the native module)
-        self, k: int, s: int, m: int, hashes: int, shards: int, canonical: bool, seed: int
-    ) -> Layout:
-        """Check and hold parameters; raises ValueError for those that do not fit."""
+    def Layout(self, *parameters: int) -> Layout:
+        """Check and hold k, s, m, hashes, shards, canonical, seed, in this order.
+
+        Raises ValueError for those that do not fit together.
+        """
         ...
 
     def super_insert(
