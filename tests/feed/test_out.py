@@ -174,8 +174,8 @@ def test_a_citation_is_read_back_as_the_same_paper(full: Library, write: Any) ->
 
 texts = st.lists(
     st.sampled_from(
-        ["tide", "&", "%", "$", "#", "_", "{", "}", "~", "^", "\\", "\\(x^2\\)", "键", '"', "@misc{",
-         "https://a.example/{", "\\emph{a}", ",", "=", "\\("]
+        ["tide", "&", "%", "$", "#", "_", "{", "}", "~", "^", "\\", "\\(x^2\\)", "键", '"',
+         "@misc{", "https://a.example/{", "\\emph{a}", ",", "=", "\\("]
     ),
     max_size=12,
 ).map(" ".join)  # fmt: skip

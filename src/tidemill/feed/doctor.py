@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DatabaseError
 
 from tidemill.bench.store import reading, writing
+from tidemill.errors import CorruptFile
 from tidemill.feed.library import Library
 from tidemill.feed.raw import RawEntry
 from tidemill.feed.sources import FirstPage
@@ -86,6 +86,6 @@ def _search_index(library: Library) -> Finding:
             connection.execute(
                 sa.text("INSERT INTO paper_text(paper_text) VALUES ('integrity-check')")
             )
-    except DatabaseError as error:
-        return Finding(check, False, str(error.orig))
+    except CorruptFile as error:
+        return Finding(check, False, str(error))
     return Finding(check, True, "so it is")

@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
+from tidemill.bench.store import reading
 from tidemill.errors import MissingCapability
 from tidemill.feed.tables import category, paper, paper_category, paper_shingle, paper_twin
 from tidemill.feed.text import split_han
@@ -39,6 +40,7 @@ def require_full_text(engine: sa.Engine) -> None:
 
     Raises:
         MissingCapability: It is a SQLite without FTS5, or no SQLite at all.
+        TidemillError: As `reading`, if it cannot be opened.
     """
     if engine.dialect.name != "sqlite":
         raise MissingCapability(
@@ -46,7 +48,7 @@ def require_full_text(engine: sa.Engine) -> None:
             "set TIDEMILL_DB to a SQLite file."
         )
     try:
-        with engine.connect() as connection:
+        with reading(engine) as connection:
             connection.exec_driver_sql("CREATE VIRTUAL TABLE temp.fts5_is_here USING fts5(text)")
             connection.exec_driver_sql("DROP TABLE temp.fts5_is_here")
     except OperationalError as error:
