@@ -153,9 +153,9 @@ def _fewer_errors(
             id=f"fpr-{name}-{label}",
             quote=_LOWER_FPR,
             statement=Text(
-                f"False-positive rate on {negatives.en}, {load} bits per k-mer, E. coli K-12: how "
-                f"many times lower than that of {against.en}",
-                f"大肠杆菌 K-12,每 k-mer {load} 比特,{negatives.zh}的假阳性率:比{against.zh}低几倍",
+                f"False positives on {negatives.en}, {load} bits per k-mer: how many times fewer "
+                f"than {against.en}",
+                f"每 k-mer {load} 比特,{negatives.zh}的假阳性:为{against.zh}的几分之一",
             ),
             unit="x",
             direction=Direction.AT_LEAST,
@@ -315,8 +315,8 @@ CLAIMS: tuple[Claim, ...] = (
         quote=_PARETO,
         statement=Text(
             "How far any other (s, m, H) is ahead of (28, 16, 4) in throughput and false "
-            "positives at once, 21.4 bits per k-mer, E. coli K-12 (1 is: none is)",
-            "大肠杆菌 K-12,每 k-mer 21.4 比特:其他 (s, m, H) 在吞吐与假阳性率上同时领先 "
+            "positives at once, 21.4 bits per k-mer (1 is: none is)",
+            "每 k-mer 21.4 比特:其他 (s, m, H) 在吞吐与假阳性率上同时领先 "
             "(28, 16, 4) 的倍数(1 即没有)",
         ),
         unit="x",
@@ -328,12 +328,12 @@ CLAIMS: tuple[Claim, ...] = (
     *_fewer_errors(
         "tuned",
         Text("random k-mers", "随机 k-mer"),
-        Text("a blocked Bloom filter with cuCollections' 8 bits", "cuCollections 默认每项 8 位者"),
+        Text("one of cuCollections' 8 bits per item", "cuCollections 所用每项 8 位者"),
         (1.0, 1.0),
     ),
     *_fewer_errors(
         "substituted",
-        Text("its own k-mers with one base replaced", "自身 k-mer 改动一个碱基后"),
+        Text("its own k-mers with one base replaced", "改动一个碱基的自身 k-mer "),
         _EQUAL_BITS,
         (1.0, 1.0),
     ),
@@ -347,8 +347,8 @@ CLAIMS: tuple[Claim, ...] = (
         id="fpr-theory",
         quote=_LOWER_FPR,
         statement=Text(
-            "False-positive rate over a random genome: measured and predicted are apart by",
-            "随机基因组上的假阳性率:实测与理论相差倍数",
+            "False positives over a random genome: how many times apart are rate and formula",
+            "随机基因组上的假阳性率:实测与公式相差几倍",
         ),
         unit="x",
         direction=Direction.AT_MOST,

@@ -6,6 +6,7 @@ thousand short reads cost one kernel call and no k-mer spans two of them.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -110,11 +111,18 @@ def _open(path: str | Path, stack: ExitStack) -> BinaryIO:
     if str(path) == "-":
         return sys.stdin.buffer
     try:
-        return stack.enter_context(Path(path).open("rb"))
+        return stack.enter_context(_File(io.FileIO(path)))
     except OSError as error:
         raise InputError(
             f"{path} — {error.strerror}; must be a FASTA or FASTQ file, or - for standard input."
         ) from error
+
+
+class _File(io.BufferedReader):
+    """A file that dnaio may let go of unclosed, as it does: `read_batches` closes it."""
+
+    def _dealloc_warn(self, source: object) -> None:
+        pass
 
 
 class _Reader:
