@@ -156,3 +156,14 @@ def test_a_mistake_in_the_form_is_said_where_it_was_made(
     assert serious(page) == []
     page.locator(".language").click()
     page.wait_for_url("**/zh/s/waterwheel")
+
+
+def test_the_first_system_runs_from_the_front_page(
+    window: Callable[..., Window], site: SiteProcess
+) -> None:
+    page = window().open("/zh/")
+    page.get_by_role("button", name="运行 cusbf").click()
+    page.wait_for_url("**/zh/r/*")
+    page.locator("#state", has_text="已完成").wait_for(timeout=60_000)
+    assert page.locator(".headline").inner_text()
+    assert page.locator(".facts dd").count() > 3
