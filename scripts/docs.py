@@ -15,7 +15,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -259,18 +260,25 @@ def routes() -> str:
     from tidemill.feed.library import Library
     from tidemill.web import create_app
 
-    store = Store("sqlite://")
-    store.migrate()
-    library = Library(store)
-    library.migrate()
-    app = create_app(store, library, None, read_only=True)
-    rows = [
-        [f"`{path}`", " ".join(sorted(getattr(route, "methods", None) or [])), _summary(route)]
-        for route in app.routes
-        if (path := getattr(route, "path", ""))
-    ]
-    store.close()
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(f"sqlite:///{folder}/tidemill.db")
+        store.migrate()
+        library = Library(store)
+        library.migrate()
+        app = create_app(store, library, None, read_only=True)
+        rows = [
+            [f"`{path}`", " ".join(sorted(getattr(route, "methods", None) or [])), _summary(route)]
+            for route in _flat(app.routes)
+            if (path := getattr(route, "path", ""))
+        ]
+        store.close()
     return table(["path", "methods", "what it gives"], rows)
+
+
+def _flat(found: Sequence[Any]) -> Iterator[Any]:
+    for route in found:
+        included = getattr(route, "original_router", None)
+        yield from _flat(included.routes) if included else [route]
 
 
 def _summary(route: Any) -> str:

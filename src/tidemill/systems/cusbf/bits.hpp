@@ -73,7 +73,8 @@ inline void prefetch(const uint64_t* words, uint32_t shard) {
   __builtin_prefetch(shard_at(words, shard), 0, 3);
 }
 
-// `shared`: others may insert into the same words now, so a bit is set by atomic OR, if it is missing.
+// `shared`: others may insert into the same words now, so a bit is set by atomic OR, if it is
+// missing.
 inline void add_bits(uint64_t* shard, Bits bits, bool shared) {
   if (!shared) {
     store(shard, load(shard) | bits);

@@ -38,7 +38,8 @@ class Hasher {
  private:
   KmerChunk& read() {
     KmerChunk& chunk = chunks_->one[read_ / kChunk % 2];
-    hash_kmers(layout_, bases_ + read_, static_cast<int>(std::min<size_t>(kChunk, kmers_ - read_)), chunk);
+    hash_kmers(layout_, bases_ + read_, static_cast<int>(std::min<size_t>(kChunk, kmers_ - read_)),
+               chunk);
     tally_.kmers += static_cast<uint64_t>(chunk.valid_kmers);
     tally_.loads += static_cast<uint64_t>(chunk.valid_kmers);
     read_ += kChunk;
@@ -66,9 +67,12 @@ Bits kmer_bits(const KmerChunk& chunk, int i, uint32_t groups) {
 template <class Use>
 void for_groups(const Layout& layout, Use use) {
   switch (layout.groups()) {
-    case 1: return use.template operator()<1>();
-    case 2: return use.template operator()<2>();
-    default: return use.template operator()<0>();
+    case 1:
+      return use.template operator()<1>();
+    case 2:
+      return use.template operator()<2>();
+    default:
+      return use.template operator()<0>();
   }
 }
 
@@ -145,10 +149,9 @@ Bits mixed_bits(const Layout& layout, Mixed mixed) {
 
 Tally blocked_insert(const Layout& layout, uint64_t* words, const uint8_t* bases, size_t kmers,
                      unsigned threads, bool shared) {
-  return insert_all<Kmers>(layout, words, bases, kmers, threads,
-                           [=](uint32_t block, const Bits& bits) {
-                             add_bits(shard_at(words, block), bits, shared);
-                           });
+  return insert_all<Kmers>(
+      layout, words, bases, kmers, threads,
+      [=](uint32_t block, const Bits& bits) { add_bits(shard_at(words, block), bits, shared); });
 }
 
 Tally blocked_contains(const Layout& layout, const uint64_t* words, const uint8_t* bases,

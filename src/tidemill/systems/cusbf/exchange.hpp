@@ -1,9 +1,9 @@
 // Threads that insert into one filter without locked instructions: each owns a range of shards.
 //
-// A locked OR costs some 18 cycles, and a run needs four: with them two threads were slower than one.
-// Here a thread turns its piece of the sequence into masks, posts each to the owner of its shard,
-// and applies what was posted to itself. Boxes change hands at a barrier; as there are two sets of
-// them, used in turn, one barrier a round is enough.
+// A locked OR costs some 18 cycles, and a run needs four: with them two threads were slower than
+// one. Here a thread turns its piece of the sequence into masks, posts each to the owner of its
+// shard, and applies what was posted to itself. Boxes change hands at a barrier; as there are two
+// sets of them, used in turn, one barrier a round is enough.
 #pragma once
 
 #include <algorithm>
@@ -33,8 +33,8 @@ struct Box {
   size_t count = 0;
 };
 
-// `Source`: next(post) calls post(shard, bits) at most kChunk times, for one chunk of its piece; done()
-// and tally() tell where it is. `Apply`: apply(shard, bits) sets the bits.
+// `Source`: next(post) calls post(shard, bits) at most kChunk times, for one chunk of its piece;
+// done() and tally() tell where it is. `Apply`: apply(shard, bits) sets the bits.
 template <class Source, class Apply>
 class Exchange {
  public:
@@ -46,7 +46,8 @@ class Exchange {
   // Returns false, nothing inserted, when the threads cannot be had.
   bool run() {
     std::latch go(1);
-    std::barrier meet(static_cast<std::ptrdiff_t>(owners_), [this]() noexcept { last_round_ = finished(); });
+    std::barrier meet(static_cast<std::ptrdiff_t>(owners_),
+                      [this]() noexcept { last_round_ = finished(); });
     bool complete = true;
     std::vector<std::thread> workers;
     try {
@@ -83,9 +84,8 @@ class Exchange {
   void fill(size_t self, size_t set) {
     Box* to = &box(set, self, 0);
     const auto full = [&] {
-      return std::any_of(to, to + owners_, [](const Box& box) {
-        return box.count + kChunk > kBoxItems;
-      });
+      return std::any_of(to, to + owners_,
+                         [](const Box& box) { return box.count + kChunk > kBoxItems; });
     };
     while (!sources_[self].done() && !full())
       sources_[self].next([&](uint32_t shard, const Bits& bits) {

@@ -22,7 +22,13 @@ bool is_base(uint8_t letter) { return kIsBase[letter]; }
 
 Layout::Layout(uint32_t k, uint32_t s, uint32_t m, uint32_t hashes, uint64_t shards, bool canonical,
                uint64_t seed)
-    : k(k), s(s), m(m), hashes(hashes), canonical(canonical), seed(seed), shards(static_cast<uint32_t>(shards)) {
+    : k(k),
+      s(s),
+      m(m),
+      hashes(hashes),
+      canonical(canonical),
+      seed(seed),
+      shards(static_cast<uint32_t>(shards)) {
   if (k < 1 || k > 32 || s < 1 || s > k || m < 1 || m > k)
     throw std::invalid_argument("1 <= s, m <= k <= 32 does not hold");
   if (hashes < 4 || hashes > 4 * kMaxGroups || hashes % 4 != 0)

@@ -1,9 +1,9 @@
 // Hash scheme 1 of the TMSBF format: what every build, level and the NumPy reference must agree on.
 //
-// A base is two bits, (c >> 1) & 3: A 0, C 1, T/U 2, G 3; the complement is code ^ 2. An L-mer is one
-// 64-bit word, first base lowest, shifted to the top: the left-aligned form. Canonical is the smaller
-// of both strands' left-aligned forms, compared as signed 64-bit words, or (m <= 16) as unsigned
-// upper halves, because those are the comparisons that AVX2 has.
+// A base is two bits, (c >> 1) & 3: A 0, C 1, T/U 2, G 3; the complement is code ^ 2. An L-mer is
+// one 64-bit word, first base lowest, shifted to the top: the left-aligned form. Canonical is the
+// smaller of both strands' left-aligned forms, compared as signed 64-bit words, or (m <= 16) as
+// unsigned upper halves, because those are the comparisons that AVX2 has.
 #pragma once
 
 #include <cstddef>
@@ -11,8 +11,8 @@
 
 namespace tidemill::cusbf {
 
-constexpr int kWords = 4;      // 64-bit words, one sector each, in a shard of 256 bits
-constexpr int kMaxGroups = 4;  // hashes come in groups of four, one bit per sector each
+constexpr int kWords = 4;           // 64-bit words, one sector each, in a shard of 256 bits
+constexpr int kMaxGroups = 4;       // hashes come in groups of four, one bit per sector each
 constexpr uint32_t kShortMer = 16;  // up to here an m-mer is one 32-bit word
 
 struct Layout {
@@ -60,8 +60,8 @@ inline uint64_t sector_bit(uint32_t places, int sector) {
   return uint64_t{1} << (places >> (8 * sector) & 63);
 }
 
-// Rank of an m-mer; the highest in a k-mer's window, its minimizer's, picks the shard. For m <= 16 a
-// bijection, so that equal ranks are equal m-mers; the highest and not the lowest counts because
+// Rank of an m-mer; the highest in a k-mer's window, its minimizer's, picks the shard. For m <= 16
+// a bijection, so that equal ranks are equal m-mers; the highest and not the lowest counts because
 // poly-A, of rank 0, would be the minimizer wherever it occurs.
 inline uint32_t rank_short(const Layout& layout, uint32_t mer) { return mer * layout.mmer_mul; }
 inline uint32_t rank_long(const Layout& layout, uint64_t mer) {

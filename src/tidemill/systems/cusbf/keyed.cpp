@@ -67,7 +67,8 @@ size_t keyed_contains(const uint64_t* words, uint64_t blocks, const uint64_t* ke
   return hits;
 }
 
-// ---- cuckoo filter (Fan et al. 2014): buckets of four 16-bit fingerprints, partial-key hashing ----
+// ---- cuckoo filter (Fan et al. 2014): buckets of four 16-bit fingerprints, partial-key hashing
+// ----
 
 namespace {
 
@@ -134,8 +135,8 @@ size_t cuckoo_contains(const uint16_t* table, uint64_t buckets, const uint64_t* 
   for (size_t i = 0; i < count; ++i) {
     const Slot slot = slot_of(keys[i], mask);
     const uint64_t other = other_bucket(slot.bucket, slot.fingerprint, mask);
-    found[i] =
-        holds(table + slot.bucket * 4, slot.fingerprint) || holds(table + other * 4, slot.fingerprint);
+    found[i] = holds(table + slot.bucket * 4, slot.fingerprint) ||
+               holds(table + other * 4, slot.fingerprint);
     hits += found[i];
   }
   return hits;

@@ -24,7 +24,8 @@ __m256i blocks_of(const Layout& layout, __m256i high) {
 
 template <bool kCanonical, bool kLong>
 void hash_lanes(const Layout& layout, KmerChunk& chunk) {
-  const LongMers<kCanonical, kLong> mers(static_cast<int>(layout.k), layout.smer_lo, layout.smer_hi, chunk.packed);
+  const LongMers<kCanonical, kLong> mers(static_cast<int>(layout.k), layout.smer_lo, layout.smer_hi,
+                                         chunk.packed);
   for (int i = 0; i < chunk.kmers; i += 8) {
     __m256i high;
     const __m256i fold = mers(i, &high);
@@ -39,7 +40,8 @@ void hash_letters(const Layout& layout, const uint8_t* bases, KmerChunk& chunk) 
     reverse_complement(chunk.packed);
     layout.k <= 29 ? hash_lanes<true, false>(layout, chunk) : hash_lanes<true, true>(layout, chunk);
   } else {
-    layout.k <= 29 ? hash_lanes<false, false>(layout, chunk) : hash_lanes<false, true>(layout, chunk);
+    layout.k <= 29 ? hash_lanes<false, false>(layout, chunk)
+                   : hash_lanes<false, true>(layout, chunk);
   }
 }
 
@@ -56,7 +58,8 @@ void hash_letters(const Layout& layout, const uint8_t* bases, KmerChunk& chunk) 
     strands.push(base_code(letter));
     good = is_base(letter) ? good + 1 : 0;
     if (i < 0) continue;
-    const Mixed mixed = mix(strands.mer(layout.k, layout.canonical), layout.smer_lo, layout.smer_hi);
+    const Mixed mixed =
+        mix(strands.mer(layout.k, layout.canonical), layout.smer_lo, layout.smer_hi);
     chunk.block[i] = shard_of(layout, mixed.high);
     for (uint32_t group = 0; group < layout.groups(); ++group)
       chunk.place[group][i] = places(layout, mixed, group);

@@ -23,10 +23,10 @@ inline __m256i broadcast_8_bytes(const uint8_t* at) {
 inline uint64_t pack_32(const uint8_t* letters, uint32_t& valid) {
   const __m256i text = load(letters);
   const __m256i upper = _mm256_and_si256(text, _mm256_set1_epi8('A' ^ 'a' ^ -1));
-  const __m256i expected = _mm256_shuffle_epi8(
-      _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 'A', -1, 'C', 'T', 'U', -1, 'G', -1, -1, -1, -1,
-                                                -1, -1, -1, -1)),
-      text);
+  const __m256i expected =
+      _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_setr_epi8(
+                              -1, 'A', -1, 'C', 'T', 'U', -1, 'G', -1, -1, -1, -1, -1, -1, -1, -1)),
+                          text);
   valid = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(upper, expected)));
   const __m256i codes = _mm256_and_si256(_mm256_srli_epi16(text, 1), _mm256_set1_epi8(3));
   const __m256i pairs = _mm256_maddubs_epi16(codes, _mm256_set1_epi16(0x0401));
@@ -34,7 +34,8 @@ inline uint64_t pack_32(const uint8_t* letters, uint32_t& valid) {
   const __m256i bytes = _mm256_shuffle_epi8(
       fours, _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
                               -1, -1, 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1));
-  const __m128i both = _mm_or_si128(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+  const __m128i both =
+      _mm_or_si128(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
   return static_cast<uint64_t>(_mm_cvtsi128_si64(both));
 }
 
@@ -43,7 +44,8 @@ inline bool pack(const uint8_t* letters, int count, Packed& packed) {
   uint32_t all = ~0u, valid;
   int at = 0;
   for (; at + 32 <= count; at += 32) {
-    __builtin_prefetch(letters + at + 2 * kChunk);  // the pauses between chunks mislead the hardware's
+    __builtin_prefetch(letters + at +
+                       2 * kChunk);  // the pauses between chunks mislead the hardware's
     const uint64_t word = pack_32(letters + at, valid);
     std::memcpy(packed.forward() + at / 4, &word, 8);
     std::memcpy(reinterpret_cast<uint8_t*>(packed.letters_valid) + at / 8, &valid, 4);
@@ -95,23 +97,25 @@ inline int pack_chunk(const Layout& layout, const uint8_t* bases, int kmers, Pac
 inline void reverse_complement(Packed& packed) {
   const auto table = [](int shift) {
     alignas(16) uint8_t entry[16];
-    for (int i = 0; i < 16; ++i) entry[i] = static_cast<uint8_t>((((i & 3) << 2 | i >> 2) ^ 10) << shift);
+    for (int i = 0; i < 16; ++i)
+      entry[i] = static_cast<uint8_t>((((i & 3) << 2 | i >> 2) ^ 10) << shift);
     return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(entry)));
   };
   const __m256i low = table(4), high = table(0), nibble = _mm256_set1_epi8(15);
-  const __m256i backward = _mm256_setr_epi8(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 15, 14,
-                                            13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m256i backward = _mm256_setr_epi8(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0,
+                                            15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
   for (int at = 0; at < packed.bytes; at += 32) {
     const __m256i bytes = load(packed.forward() + at);
-    const __m256i turned =
-        _mm256_or_si256(_mm256_shuffle_epi8(low, _mm256_and_si256(bytes, nibble)),
-                        _mm256_shuffle_epi8(high, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble)));
+    const __m256i turned = _mm256_or_si256(
+        _mm256_shuffle_epi8(low, _mm256_and_si256(bytes, nibble)),
+        _mm256_shuffle_epi8(high, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble)));
     store(packed.reverse() + packed.bytes - 32 - at,
           _mm256_permute2x128_si256(_mm256_shuffle_epi8(turned, backward), turned, 1));
   }
 }
 
-// Where the reverse strand's L-mers lie for groups of `step` positions that start at a multiple of it.
+// Where the reverse strand's L-mers lie for groups of `step` positions that start at a multiple of
+// it.
 struct Reach {
   int reverse_start;  // byte of the reverse strand that goes with position 0 of a group of `step`
   int rest;           // bases between that byte's first and the group's last L-mer
@@ -137,7 +141,8 @@ struct LongMers {
     const auto low = [&](int base) { return 2 * base + 2 * length - 56; };
     const int last = reach.rest + 3;
     forward_shift = _mm256_setr_epi64x(shift(0), shift(1), shift(2), shift(3));
-    reverse_shift = _mm256_setr_epi64x(shift(last), shift(last - 1), shift(last - 2), shift(last - 3));
+    reverse_shift =
+        _mm256_setr_epi64x(shift(last), shift(last - 1), shift(last - 2), shift(last - 3));
     forward_low = _mm256_setr_epi64x(low(0), low(1), low(2), low(3));
     reverse_low = _mm256_setr_epi64x(low(last), low(last - 1), low(last - 2), low(last - 3));
     bases = _mm256_set1_epi64x(static_cast<long long>(top_bases(static_cast<uint32_t>(length))));

@@ -44,8 +44,8 @@ size_t count_distinct(uint32_t k, bool canonical, const uint8_t* bases, size_t k
   each_kmer(k, bases, kmers, [&](size_t, bool good, const Strands& strands) {
     if (!good) return;
     const uint64_t hash = murmur_finish(strands.mer(k, canonical));
-    const auto rank =
-        static_cast<uint8_t>(std::countl_zero(hash << precision | uint64_t{1} << (precision - 1)) + 1);
+    const auto rank = static_cast<uint8_t>(
+        std::countl_zero(hash << precision | uint64_t{1} << (precision - 1)) + 1);
     uint8_t& slot = registers[hash >> (64 - precision)];
     slot = std::max(slot, rank);
     ++count;

@@ -9,7 +9,8 @@
 namespace tidemill::cusbf {
 
 // Each window as 2k bits, first base lowest; canonical: the strand that the filters would hash.
-// `valid[i]` is 0 where the window holds another letter; its `mers[i]` is then 0. Returns the valid.
+// `valid[i]` is 0 where the window holds another letter; its `mers[i]` is then 0. Returns the
+// valid.
 size_t pack_kmers(uint32_t k, bool canonical, const uint8_t* bases, size_t kmers, uint64_t* mers,
                   uint8_t* valid);
 

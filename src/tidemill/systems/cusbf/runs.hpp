@@ -32,7 +32,8 @@ void fold_stretches(const uint32_t* place, int count, bool first_group, Bits* st
   }
 }
 
-// Which stretches cover a run beside its first and last: looked up, as a run's length cannot be predicted.
+// Which stretches cover a run beside its first and last: looked up, as a run's length cannot be
+// predicted.
 template <int kSpan, int kLoads>
 struct Cover {
   int32_t at[kSpan * kLoads][kLoads - 1];
@@ -75,11 +76,15 @@ void fold_spans(const Layout& layout, const Chunk& chunk, Visit& visit) {
 // Calls visit(shard, bits) for every run with the bits of all its s-mers.
 template <class Visit>
 void fold_runs(const Layout& layout, const Chunk& chunk, Visit visit) {
-  const uint32_t longest = layout.window() + layout.smers() - 4;  // usual runs, in stretches of four
+  const uint32_t longest =
+      layout.window() + layout.smers() - 4;  // usual runs, in stretches of four
   switch (layout.smers()) {
-    case 1: return fold_spans<1, 16>(layout, chunk, visit);
-    case 2: return fold_spans<2, 8>(layout, chunk, visit);
-    case 3: return fold_spans<3, 6>(layout, chunk, visit);
+    case 1:
+      return fold_spans<1, 16>(layout, chunk, visit);
+    case 2:
+      return fold_spans<2, 8>(layout, chunk, visit);
+    case 3:
+      return fold_spans<3, 6>(layout, chunk, visit);
     default:
       if (longest <= 16) return fold_spans<4, 4>(layout, chunk, visit);
       return fold_spans<4, 8>(layout, chunk, visit);
@@ -122,8 +127,8 @@ struct Tests {
     __m256i all = _mm256_set1_epi32(-1);
     for (uint32_t group = 0; group < groups; ++group) {
       const __m256i byte = load(byte_of[group] + i), bit = load(bit_of[group] + i);
-      const __m256i content = _mm256_blend_epi16(_mm256_shuffle_epi8(low, byte),
-                                                 _mm256_shuffle_epi8(high, byte), 0xAA);
+      const __m256i content =
+          _mm256_blend_epi16(_mm256_shuffle_epi8(low, byte), _mm256_shuffle_epi8(high, byte), 0xAA);
       all = _mm256_and_si256(all, _mm256_cmpeq_epi32(_mm256_and_si256(content, bit), bit));
     }
     return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(all)));
@@ -132,7 +137,8 @@ struct Tests {
 
 // One byte, 0 or 1, for each of the low 32 bits.
 inline void write_bytes(uint64_t bits, uint8_t* out) {
-  const __m256i source = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+  const __m256i source =
+      _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
   const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(bits)), source);
   const __m256i own_bit = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201));
   store(out, _mm256_min_epu8(_mm256_and_si256(spread, own_bit), _mm256_set1_epi8(1)));
@@ -181,8 +187,8 @@ inline uint64_t answer_runs(const Layout& layout, const Chunk& chunk, Tests& tes
 
 struct Tests {};
 
-inline uint64_t answer_runs(const Layout& layout, const Chunk& chunk, Tests&,
-                            const uint64_t* words, uint8_t* found) {
+inline uint64_t answer_runs(const Layout& layout, const Chunk& chunk, Tests&, const uint64_t* words,
+                            uint8_t* found) {
   const int smers = static_cast<int>(layout.smers());
   uint64_t hits = 0;
   for (int run = 0; run < chunk.runs; ++run) {

@@ -22,7 +22,8 @@ void scan_letters(const Layout& layout, const uint8_t* bases, Chunk& chunk) {
     good = is_base(bases[i]) ? good + 1 : 0;
     if (i + 1 >= m) rank[i + 1 - m] = strands.rank(layout);
     if (i + 1 >= s) {
-      const Mixed mixed = mix(strands.mer(layout.s, layout.canonical), layout.smer_lo, layout.smer_hi);
+      const Mixed mixed =
+          mix(strands.mer(layout.s, layout.canonical), layout.smer_lo, layout.smer_hi);
       for (uint32_t group = 0; group < layout.groups(); ++group)
         chunk.place[group][i + 1 - s] = places(layout, mixed, group);
     }

@@ -1,4 +1,5 @@
-// A chunk of a sequence, scanned: the minimizer of every k-mer, the places of every s-mer, the runs.
+// A chunk of a sequence, scanned: the minimizer of every k-mer, the places of every s-mer, the
+// runs.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +29,7 @@ struct Chunk {
   int runs;  // stretches of valid k-mers with one minimizer
   int valid_kmers;
   alignas(64) uint32_t before_minimizer[16];
-  uint32_t minimizer[kChunk + kSlack];  // its rank, for every k-mer
+  uint32_t minimizer[kChunk + kSlack];                      // its rank, for every k-mer
   alignas(64) uint32_t place[kMaxGroups][kBases + kSlack];  // of every s-mer, see `places`
   alignas(64) uint64_t valid[kChunk / 64 + 1];              // bit i: k-mer i holds bases only
   alignas(64) uint16_t start[kChunk + kSlack];
@@ -39,8 +40,8 @@ struct Chunk {
   bool all_valid() const { return valid_kmers == kmers; }
 };
 
-// Scans `kmers` (<= kChunk) windows that begin at `bases`; reads kmers + k - 1 letters. Unless `words`
-// is null, asks for the runs' shards, so that they have come when the runs are visited.
+// Scans `kmers` (<= kChunk) windows that begin at `bases`; reads kmers + k - 1 letters. Unless
+// `words` is null, asks for the runs' shards, so that they have come when the runs are visited.
 void scan(const Layout& layout, const uint64_t* words, const uint8_t* bases, int kmers,
           Chunk& chunk);
 

@@ -27,7 +27,8 @@ struct ShortRanks {
     forward_b = _mm256_setr_epi64x(shift(2), shift(3), shift(6), shift(7));
     const int last = reach.rest + 7;
     reverse_a = _mm256_setr_epi64x(shift(last), shift(last - 1), shift(last - 4), shift(last - 5));
-    reverse_b = _mm256_setr_epi64x(shift(last - 2), shift(last - 3), shift(last - 6), shift(last - 7));
+    reverse_b =
+        _mm256_setr_epi64x(shift(last - 2), shift(last - 3), shift(last - 6), shift(last - 7));
     bases = _mm256_set1_epi32(static_cast<int>(top_bases(layout.m) >> 32));
     factor = _mm256_set1_epi32(static_cast<int>(layout.mmer_mul));
   }
@@ -39,7 +40,8 @@ struct ShortRanks {
   __m256i operator()(int i) const {
     __m256i mer = upper_halves(broadcast_8_bytes(forward + i / 4), forward_a, forward_b);
     if constexpr (kCanonical)
-      mer = _mm256_min_epu32(mer, upper_halves(broadcast_8_bytes(reverse - i / 4), reverse_a, reverse_b));
+      mer = _mm256_min_epu32(
+          mer, upper_halves(broadcast_8_bytes(reverse - i / 4), reverse_a, reverse_b));
     return _mm256_mullo_epi32(kWhole ? mer : _mm256_and_si256(mer, bases), factor);
   }
 };
@@ -82,11 +84,20 @@ void minimizers(const Layout& layout, const Ranks& ranks, Chunk& chunk) {
   uint32_t* out = window == power ? chunk.minimizer : partial;
   const int count = chunk.kmers + window - power;
   switch (levels) {
-    case 0: sliding_highest<0>(ranks, count, out); break;
-    case 1: sliding_highest<1>(ranks, count, out); break;
-    case 2: sliding_highest<2>(ranks, count, out); break;
-    case 3: sliding_highest<3>(ranks, count, out); break;
-    default: sliding_highest<4>(ranks, count, out);
+    case 0:
+      sliding_highest<0>(ranks, count, out);
+      break;
+    case 1:
+      sliding_highest<1>(ranks, count, out);
+      break;
+    case 2:
+      sliding_highest<2>(ranks, count, out);
+      break;
+    case 3:
+      sliding_highest<3>(ranks, count, out);
+      break;
+    default:
+      sliding_highest<4>(ranks, count, out);
   }
   if (window == power) return;
   for (int i = 0; i < chunk.kmers; i += 8)
@@ -107,16 +118,20 @@ struct BitPositions {
 constexpr BitPositions kBitPositions;
 
 // Positions and ranks where a bit is set, packed to the front. Returns how many.
-int gather(const uint8_t* marks, int kmers, const uint32_t* rank, uint16_t* position, uint32_t* ranks) {
+int gather(const uint8_t* marks, int kmers, const uint32_t* rank, uint16_t* position,
+           uint32_t* ranks) {
   int count = 0;
 #pragma GCC unroll 4
   for (int i = 0; i < kmers; i += 8) {
     const uint8_t mark = marks[i / 8];
-    const __m128i chosen = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kBitPositions.of[mark]));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(position + count),
-                     _mm_add_epi16(_mm_cvtepu8_epi16(chosen), _mm_set1_epi16(static_cast<short>(i))));
+    const __m128i chosen =
+        _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kBitPositions.of[mark]));
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(position + count),
+        _mm_add_epi16(_mm_cvtepu8_epi16(chosen), _mm_set1_epi16(static_cast<short>(i))));
     if (ranks != nullptr)
-      store(ranks + count, _mm256_permutevar8x32_epi32(load(rank + i), _mm256_cvtepu8_epi32(chosen)));
+      store(ranks + count,
+            _mm256_permutevar8x32_epi32(load(rank + i), _mm256_cvtepu8_epi32(chosen)));
     count += std::popcount(mark);
   }
   return count;
@@ -176,7 +191,8 @@ void find_runs(const Layout& layout, Chunk& chunk) {
 
 template <bool kCanonical, bool kLong>
 void place_smers(const Layout& layout, Packed& packed, const uint64_t* words, Chunk& chunk) {
-  const LongMers<kCanonical, kLong> mers(static_cast<int>(layout.s), layout.smer_lo, layout.smer_hi, packed);
+  const LongMers<kCanonical, kLong> mers(static_cast<int>(layout.s), layout.smer_lo, layout.smer_hi,
+                                         packed);
   const int count = chunk.kmers + static_cast<int>(layout.smers()) - 1;
   // Shards are asked for one at a time between the hashes: memory answers as fast as we compute.
   int run = 0;
@@ -203,7 +219,8 @@ void scan_strands(const Layout& layout, const uint64_t* words, const uint8_t* ba
   chunk.valid_kmers = pack_chunk(layout, bases, chunk.kmers, packed, chunk.valid);
   if constexpr (kCanonical) reverse_complement(packed);
   const auto long_ranks = [&]<bool kLong>() {
-    return LongMers<kCanonical, kLong>(static_cast<int>(layout.m), layout.mmer_lo, layout.mmer_hi, packed);
+    return LongMers<kCanonical, kLong>(static_cast<int>(layout.m), layout.mmer_lo, layout.mmer_hi,
+                                       packed);
   };
   if (layout.m == kShortMer)
     minimizers(layout, ShortRanks<kCanonical, true>(layout, packed), chunk);

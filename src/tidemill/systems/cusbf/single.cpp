@@ -34,7 +34,8 @@ class Roller {
     strands_.push(base_code(letter));
     good_ = is_base(letter) ? good_ + 1 : 0;
     rank_[at_ % 32] = strands_.rank(layout_);
-    mixed_[at_++ % 32] = mix(strands_.mer(layout_.s, layout_.canonical), layout_.smer_lo, layout_.smer_hi);
+    mixed_[at_++ % 32] =
+        mix(strands_.mer(layout_.s, layout_.canonical), layout_.smer_lo, layout_.smer_hi);
     return good_ >= layout_.k;
   }
   uint32_t shard() {
@@ -120,8 +121,8 @@ Tally super_contains_scalar(const Layout& layout, const uint64_t* words, const u
   return tally;
 }
 
-Tally super_insert_packed(const Layout& layout, uint64_t* words, const uint64_t* mers,
-                          size_t kmers, bool shared) {
+Tally super_insert_packed(const Layout& layout, uint64_t* words, const uint64_t* mers, size_t kmers,
+                          bool shared) {
   for (size_t i = 0; i < kmers; ++i) {
     const PackedKmer kmer(layout, mers[i]);
     uint64_t bits[kWords] = {};

@@ -34,8 +34,8 @@ class Scanner {
  private:
   void read() {
     Chunk& chunk = chunks_->one[read_ / kChunk % 2];
-    scan(layout_, words_, bases_ + read_, static_cast<int>(std::min<size_t>(kChunk, kmers_ - read_)),
-         chunk);
+    scan(layout_, words_, bases_ + read_,
+         static_cast<int>(std::min<size_t>(kChunk, kmers_ - read_)), chunk);
     tally_.kmers += static_cast<uint64_t>(chunk.valid_kmers);
     tally_.loads += static_cast<uint64_t>(chunk.runs);
     read_ += kChunk;
@@ -92,10 +92,9 @@ Tally contains_piece(const Layout& layout, const uint64_t* words, const uint8_t*
 
 Tally super_insert(const Layout& layout, uint64_t* words, const uint8_t* bases, size_t kmers,
                    unsigned threads, bool shared) {
-  return insert_all<Runs>(layout, words, bases, kmers, threads,
-                          [=](uint32_t shard, const Bits& bits) {
-                            add_bits(shard_at(words, shard), bits, shared);
-                          });
+  return insert_all<Runs>(
+      layout, words, bases, kmers, threads,
+      [=](uint32_t shard, const Bits& bits) { add_bits(shard_at(words, shard), bits, shared); });
 }
 
 Tally super_contains(const Layout& layout, const uint64_t* words, const uint8_t* bases,

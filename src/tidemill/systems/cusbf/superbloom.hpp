@@ -1,4 +1,5 @@
-// The Super Bloom filter over a buffer of words: whole sequences, packed k-mers, one k-mer at a time.
+// The Super Bloom filter over a buffer of words: whole sequences, packed k-mers, one k-mer at a
+// time.
 #pragma once
 
 #include <cstddef>
@@ -9,9 +10,9 @@
 namespace tidemill::cusbf {
 
 struct Tally {
-  uint64_t kmers = 0;   // valid windows
-  uint64_t hits = 0;    // of these, found (queries only)
-  uint64_t loads = 0;   // shards or blocks visited
+  uint64_t kmers = 0;  // valid windows
+  uint64_t hits = 0;   // of these, found (queries only)
+  uint64_t loads = 0;  // shards or blocks visited
 
   Tally& operator+=(const Tally& other) {
     kmers += other.kmers;
@@ -32,8 +33,8 @@ Tally super_insert_scalar(const Layout& layout, uint64_t* words, const uint8_t* 
 Tally super_contains_scalar(const Layout& layout, const uint64_t* words, const uint8_t* bases,
                             size_t kmers, uint8_t* found);
 
-Tally super_insert_packed(const Layout& layout, uint64_t* words, const uint64_t* mers,
-                          size_t kmers, bool shared);
+Tally super_insert_packed(const Layout& layout, uint64_t* words, const uint64_t* mers, size_t kmers,
+                          bool shared);
 Tally super_contains_packed(const Layout& layout, const uint64_t* words, const uint64_t* mers,
                             size_t kmers, uint8_t* found);
 
