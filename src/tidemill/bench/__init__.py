@@ -5,7 +5,7 @@ about the web.
 """
 
 from tidemill.bench.claim import Claim, Direction, Measurement, StandIn, Status, Text, Verdict
-from tidemill.bench.system import Paper, Plug, Requirement, System, discover, find
+from tidemill.bench.system import Paper, Plug, Requirement, System, discover, find, usable
 from tidemill.bench.trial import Budget, Context, Progress, Report, Table, Trial
 
 __all__ = [
@@ -28,4 +28,5 @@ __all__ = [
     "Verdict",
     "discover",
     "find",
+    "usable",
 ]

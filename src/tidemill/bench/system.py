@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import tomllib
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, is_dataclass
 from datetime import date
@@ -135,6 +136,18 @@ def discover() -> Iterator[System]:
     """All installed systems by name, from the entry points of group ``tidemill.systems``."""
     for name in installed():
         yield find(name)
+
+
+def usable() -> Iterator[System]:
+    """As `discover`, but one that cannot be imported is warned about and left out.
+
+    For pages and lists, which one broken package must not take down.
+    """
+    for name in installed():
+        try:
+            yield find(name)
+        except ConfigError as error:
+            warnings.warn(str(error), stacklevel=2)
 
 
 def find(name: str) -> System:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.bench import Budget, System, discover
+from tidemill.bench import Budget, System, usable
 
 if TYPE_CHECKING:
     from tidemill.bench.queue import RunQueue
@@ -80,7 +80,7 @@ class _Measuring:
             self._thread.join()
 
     def _measure(self) -> None:
-        for system in discover():
+        for system in usable():
             if self._stop.is_set():
                 return
             if not system.missing() and self._lacks_figures(system):

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from tidemill.bench import System, discover
+from tidemill.bench import System, usable
 from tidemill.bench.store import Store, migrate, reading, writing
 from tidemill.errors import ConfigError
 from tidemill.feed import index, merging, tables
@@ -56,7 +56,7 @@ class Library:
         self,
         store: Store | str | None = None,
         *,
-        systems: Callable[[], Iterable[System]] = discover,
+        systems: Callable[[], Iterable[System]] = usable,
         clock: Callable[[], datetime] = _now,
     ) -> None:
         self.store = store if isinstance(store, Store) else Store(store)

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from tidemill.bench import discover
+from tidemill.bench import usable
 from tidemill.bench.environment import Environment
 from tidemill.bench.store import Store
 from tidemill.feed.library import Library
@@ -71,7 +71,7 @@ def create_app(
         library=library,
         queue=queue,
         read_only=read_only,
-        systems={system.name: system for system in discover()},
+        systems={system.name: system for system in usable()},
         environment=Environment.here(),
         csrf=Csrf(_key()),
         live=LiveRuns(store),

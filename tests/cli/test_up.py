@@ -1,0 +1,133 @@
+"""``tidemill up`` as a user meets it: an address, a page, Ctrl-C, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import warnings
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from tidemill.bench.store import Store
+from tidemill.bench.system import usable
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tidemill", "up", "--port", "0", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"NO_COLOR": "1"},
+    )
+
+
+def told(server: subprocess.Popen[str], pattern: str) -> str:
+    """The first line of the terminal that matches; its end without one is a failure."""
+    assert server.stderr is not None
+    seen: list[str] = []
+    for line in server.stderr:
+        seen.append(line)
+        if found := re.search(pattern, line):
+            return found[0]
+    raise AssertionError("".join(seen))
+
+
+def has_ended(pid: int) -> bool:
+    """Whether the process is gone, or waits only for its parent to take notice."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    made = start(*request.param)
+    yield made
+    made.kill()
+    made.wait()
+    assert made.stderr is not None
+    made.stderr.close()
+
+
+@pytest.mark.parametrize("server", [["--no-measure"]], indirect=True)
+def test_a_fresh_install_shows_the_first_page_and_ctrl_c_is_clean(
+    server: subprocess.Popen[str],
+) -> None:
+    url = told(server, r"http://127\.0\.0\.1:\d+/")
+    with urllib.request.urlopen(f"{url}zh/") as answer:
+        page = answer.read().decode()
+    assert "20 篇文章 1 / 1 页" in re.sub(r"<[^>]+>", "", page)
+    assert page.count("<article") == 20
+    server.send_signal(signal.SIGINT)
+    assert server.wait(timeout=30) in (0, 130)
+
+
+@pytest.mark.parametrize("server", [[]], indirect=True)
+def test_ctrl_c_while_measuring_leaves_no_process(server: subprocess.Popen[str]) -> None:
+    told(server, r"measuring the quick claims of cusbf")
+    told(server, r"cusbf: sizes: ")
+    server.send_signal(signal.SIGINT)
+    assert server.wait(timeout=60) in (0, 130)
+    store = Store()
+    runs = store.runs(system="cusbf")
+    store.close()
+    assert [run.state for run in runs] == ["cancelled"]
+    assert runs[0].pid is not None
+    deadline = time.monotonic() + 30  # it may be in its last moments
+    while not has_ended(runs[0].pid):
+        assert time.monotonic() < deadline
+
+
+def test_a_port_that_is_taken_is_one_clear_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = subprocess.run(
+            [sys.executable, "-m", "tidemill", "up", "--no-measure", "--port", port],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert result.returncode == 2
+    assert "--port" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_an_open_address_demands_read_only_or_auth() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "tidemill", "up", "--host", "0.0.0.0", "--no-measure"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert result.returncode == 2
+    assert "--read-only" in result.stderr
+
+
+def test_a_broken_system_is_warned_about_and_the_others_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from importlib.metadata import EntryPoint
+
+    from tidemill.bench import system as module
+
+    group = module.ENTRY_POINT_GROUP
+    entries = [
+        EntryPoint("broken", "no.such.module:SYSTEM", group),
+        EntryPoint("cusbf", "tidemill.systems.cusbf:SYSTEM", group),
+    ]
+    monkeypatch.setattr(module, "entry_points", lambda **_: entries)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert [system.name for system in usable()] == ["cusbf"]
+    assert "no.such.module" in str(caught[0].message)
