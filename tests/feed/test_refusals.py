@@ -151,3 +151,9 @@ def test_a_report_says_what_happened_in_one_line() -> None:
     report = ImportReport(20, 3, 2, (Refusal(1, "no title"),))
     assert str(report) == "20 read, 3 new, 2 changed, 1 refused"
     assert str(report + report) == "40 read, 6 new, 4 changed, 2 refused"
+
+
+def test_a_file_of_nothing_but_refusals_is_given_up(library: Library, write: Write) -> None:
+    assert len(library.import_file(write("{}\n" * 10_000)).refused) == 10_000
+    with pytest.raises(CorruptFile, match=r":10001 — more than 10,000 entries would be refused"):
+        library.import_file(write("{}\n" * 20_000))
