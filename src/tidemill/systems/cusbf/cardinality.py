@@ -42,13 +42,13 @@ class KmerCounter:
 
 
 def estimate_kmers(sources: Iterable[str | Path], k: int = 31, *, canonical: bool = True) -> int:
-    """Distinct k-mers of FASTA/FASTQ files, one pass, standard error 0.8 %.
+    """Distinct k-mers of one FASTA/FASTQ file or several, one pass, standard error 0.8 %.
 
     Raises:
         InputError: A file cannot be opened or (CorruptFile) read to its end.
     """
     counter = KmerCounter(k, canonical=canonical)
-    for source in sources:
+    for source in [sources] if isinstance(sources, str | Path) else sources:
         for batch in read_batches(source):
             counter.add(batch.bases)
     return counter.estimate()

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.errors import ConfigError, InputError
+from tidemill.errors import ConfigError
 from tidemill.systems.cusbf import SuperBloom, storage
 from tidemill.systems.cusbf.blocked import BlockedBloom
 from tidemill.systems.cusbf.cardinality import estimate_kmers
 from tidemill.systems.cusbf.kmer_filter import KmerFilter
 from tidemill.systems.cusbf.reports import AddReport
+from tidemill.systems.cusbf.sequences import Copy, read_batches
 from tidemill.systems.cusbf.workloads import random_genome
 
 if TYPE_CHECKING:
@@ -119,45 +120,20 @@ def screen(
     as_json: AsJson = False,
 ) -> None:
     """Copy the records that the filter knows (or, with --drop, does not): host-read removal."""
-    import dnaio
-
-    from tidemill.systems.cusbf.sequences import read_batches
-
-    made = load(index)
     if not 0 <= threshold <= 1:
         raise ConfigError.of("threshold", threshold, "in 0-1", "share of a record's k-mers")
-    draft = out.with_name(f".part-{out.name}")  # the suffix tells dnaio format and compression
-    read = written = 0
-    try:
-        writer = None
+    made = load(index)
+    read = 0
+    with Copy(out) as copy:
         for path in inputs:
             with _bar(path) as told:
                 for batch in read_batches(path, told):
                     kmers, hits = made.count_hits(batch, threads=threads)
                     for record, total, found in zip(batch.records, kmers, hits, strict=True):
                         read += 1
-                        if (total > 0 and found >= threshold * total) is not keep:
-                            continue
-                        if writer is None:
-                            kind = "fasta" if record.qualities is None else "fastq"
-                            writer = dnaio.open(  # pyright: ignore[reportUnknownMemberType]
-                                draft, mode="w", fileformat=kind
-                            )
-                        writer.write(record)
-                        written += 1
-        if writer is None:
-            draft.write_bytes(b"")
-        else:
-            writer.close()
-        draft.replace(out)
-    except OSError as error:
-        raise InputError(
-            f"{out} — cannot be written: {error.strerror or error}; nothing was put there; give "
-            "a writable folder with enough space."
-        ) from error
-    finally:
-        draft.unlink(missing_ok=True)
-    _tell({"file": str(out), "records_read": read, "records_written": written}, as_json)
+                        if (total > 0 and found >= threshold * total) is keep:
+                            copy.write(record, path)
+    _tell({"file": str(out), "records_read": read, "records_written": copy.written}, as_json)
 
 
 @app.command()
@@ -216,9 +192,8 @@ def bench(
 
 def load(path: Path, *, mmap: bool = True) -> KmerFilter:
     """The filter in ``path``, of whichever kind it is."""
-    header, _ = storage.load(path, mapped=True)
-    kind = SuperBloom if header.kind == SuperBloom.kind else BlockedBloom
-    return kind.load(path, mmap=mmap)
+    blocked = storage.read_header(path).kind == BlockedBloom.kind
+    return (BlockedBloom if blocked else SuperBloom).load(path, mmap=mmap)
 
 
 def _facts(made: KmerFilter) -> dict[str, Json]:

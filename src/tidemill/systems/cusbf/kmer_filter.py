@@ -214,14 +214,17 @@ class KmerFilter(ABC):
         return self._valid_windows(batch, windows).tolist(), hits.tolist()
 
     def _valid_windows(self, batch: Batch, windows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """``windows`` less those with other letters; only records that have any are looked at."""
+        """``windows`` less those with other letters."""
         odd = np.flatnonzero(_NO_BASE[batch.bases])
-        owners = np.unique(np.searchsorted(batch.starts, odd, side="right") - 1)
-        valid = windows.copy()
-        for owner in owners[windows[owners] > 0].tolist():
-            start, length = int(batch.starts[owner]), int(batch.lengths[owner])
-            valid[owner] = int(pack(batch.bases[start : start + length], self.k)[1].sum())
-        return valid
+        owner = np.searchsorted(batch.starts, odd, side="right") - 1
+        # Windows 0 … last of its record; each odd letter spoils those that reach it and that the
+        # odd letter before it in the same record left.
+        place, last = odd - batch.starts[owner], windows[owner] - 1
+        spoilt_before = np.concatenate(([-1], np.minimum(place, last)[:-1]))
+        spoilt_before[np.diff(owner, prepend=-1) != 0] = -1
+        first = np.maximum(place - self.k + 1, spoilt_before + 1)
+        spoilt = np.maximum(np.minimum(place, last) - first + 1, 0)
+        return windows - np.bincount(owner, spoilt, len(windows)).astype(np.int64)
 
     def _queried(self, counts: kernels.Counts) -> None:
         kmers, hits, loads = counts

@@ -74,6 +74,8 @@ def save(path: str | Path, header: Header, words: NDArray[np.uint64]) -> None:
         OutOfPool: The disk is full; ``path`` is what it was.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} — is a folder; must be a file to write the filter to.")
     draft = path.with_name(f".{path.name}.{token_hex(6)}.tmp")
     payload = words.astype("<u8", copy=False).view(np.uint8).data
     digest = xxhash.xxh3_128()
@@ -111,7 +113,7 @@ def load(path: str | Path, *, mapped: bool) -> tuple[Header, NDArray[np.uint64]]
     """
     try:
         with Path(path).open("rb") as file:
-            header = _read_header(path, file.read(_HEADER_BYTES))
+            header = _parse_header(path, file.read(_HEADER_BYTES))
             found = os.fstat(file.fileno()).st_size
             if found != header.file_bytes:
                 raise _corrupt(path, f"{found} bytes long", f"{header.file_bytes} bytes")
@@ -128,6 +130,20 @@ def load(path: str | Path, *, mapped: bool) -> tuple[Header, NDArray[np.uint64]]
     if xxhash.xxh3_128_digest(payload) != bytes(content[end : end + _DIGEST_BYTES]):
         raise _corrupt(path, "its checksum differs", "the XXH3-128 of its words")
     return header, np.frombuffer(payload, dtype="<u8")
+
+
+def read_header(path: str | Path) -> Header:
+    """What a file says of its filter, without a look at the words.
+
+    Raises:
+        InputError: It cannot be opened.
+        CorruptFile: Not a TMSBF file, or of another version.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return _parse_header(path, file.read(_HEADER_BYTES))
+    except OSError as error:
+        raise InputError(f"{path} — {error.strerror}; must be a readable TMSBF file.") from error
 
 
 def anonymous(size_bytes: int) -> mmap.mmap:
@@ -152,7 +168,7 @@ def anonymous(size_bytes: int) -> mmap.mmap:
     return memory
 
 
-def _read_header(path: str | Path, head: bytes) -> Header:
+def _parse_header(path: str | Path, head: bytes) -> Header:
     if len(head) < _HEADER_BYTES or not head.startswith(_MAGIC):
         raise _corrupt(path, "does not begin as one", f"{_MAGIC!r} and a 64-byte header")
     if zlib.crc32(head[:60]) != int.from_bytes(head[60:], "little"):
