@@ -16,6 +16,7 @@ import pytest
 
 from tidemill.errors import ConfigError, CorruptFile, InputError, OutOfPool, TidemillError
 from tidemill.systems.cusbf import BlockedBloom, SuperBloom
+from tidemill.systems.cusbf.sequences import BATCH_RECORDS, read_batches
 from tidemill.systems.cusbf.workloads import genome
 
 FASTA = b">one\n" + b"ACGTTGCAAC" * 20 + b"\n>two\n" + b"GGTTCAAGCT" * 20 + b"\n"
@@ -316,10 +317,33 @@ def test_the_commands_build_query_merge_and_screen(tmp_path: Path) -> None:
     assert dropped.read_text().startswith(">other\n")
 
 
+@pytest.mark.parametrize("order", [("reads.fa", "reads.fq"), ("reads.fq", "reads.fa")])
+def test_fasta_and_fastq_are_not_screened_into_one_file(
+    order: tuple[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "reads.fa").write_bytes(FASTA)
+    (tmp_path / "reads.fq").write_bytes(FASTQ)
+    SuperBloom(1 << 12, k=5, s=4, m=3).save(tmp_path / "none.sbf")
+    out = tmp_path / "out.gz"
+    files = [tmp_path / name for name in order]
+    result = command("screen", tmp_path / "none.sbf", *files, "--drop", "-o", out)
+    assert result.returncode == 2
+    assert "must be one kind throughout" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["none.sbf", "reads.fa", "reads.fq"]
+
+
+def test_a_file_of_empty_records_is_read_in_bounded_batches(tmp_path: Path) -> None:
+    path = tmp_path / "empty.fa"
+    path.write_bytes(b">\n" * (2 * BATCH_RECORDS + 1))
+    assert [len(batch.records) for batch in read_batches(path)] == [BATCH_RECORDS] * 2 + [1]
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ("build", "/no/such.fa", "-o", "x.sbf"),
+        ("build", "/no/such.fa", "-o", "."),
+        ("build", "/no/such.fa", "-o", "/no/folder/x.sbf"),
         ("build", "-", "-o", "x.sbf"),
         ("info", "/no/such.sbf"),
         ("query", "/no/such.sbf", "x.fa"),

@@ -13,6 +13,7 @@ from reference import BlockedReference, Reference
 
 from tidemill import native
 from tidemill.systems.cusbf import BlockedBloom, KmerCounter, SuperBloom, kernels, pack
+from tidemill.systems.cusbf.sequences import Batch
 from tidemill.systems.cusbf.theory import blocked_fpr, super_fpr
 from tidemill.systems.cusbf.workloads import genome, random_genome, reverse_complement
 
@@ -219,6 +220,22 @@ def test_a_window_over_a_letter_that_is_no_base_is_absent() -> None:
     broken[40] = ord("N")
     expected = [not i <= 40 < i + 31 for i in range(len(sequence) - 30)]
     assert made.contains(broken).tolist() == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(st.text(alphabet="ACGTN-", max_size=40), min_size=1, max_size=8),
+    k=st.integers(1, 32),
+)
+def test_a_records_windows_are_counted_as_they_are_packed(texts: list[str], k: int) -> None:
+    import dnaio
+
+    batch = Batch.of([dnaio.SequenceRecord(str(i), text) for i, text in enumerate(texts)])
+    made = SuperBloom(1 << 12, k=k, s=k, m=k)
+    made.update(texts[::2])
+    kmers, hits = made.count_hits(batch)
+    assert kmers == [int(pack(text, k)[1].sum()) for text in texts]
+    assert hits == [int(made.contains(text).sum()) for text in texts]
 
 
 def test_lower_case_and_rna_are_the_same_kmers() -> None:

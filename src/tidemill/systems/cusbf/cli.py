@@ -18,7 +18,8 @@ from tidemill.systems.cusbf.blocked import BlockedBloom
 from tidemill.systems.cusbf.cardinality import estimate_kmers
 from tidemill.systems.cusbf.kmer_filter import KmerFilter
 from tidemill.systems.cusbf.reports import AddReport
-from tidemill.systems.cusbf.sequences import Copy, read_batches
+from tidemill.systems.cusbf.screening import Copy
+from tidemill.systems.cusbf.sequences import read_batches
 from tidemill.systems.cusbf.workloads import random_genome
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def build(  # noqa: PLR0913 - one parameter per option
     as_json: AsJson = False,
 ) -> None:
     """Build a filter over all k-mers of the files."""
+    storage.check_target(out)
     if bits is None:
         if "-" in inputs:
             raise ConfigError(
@@ -152,6 +154,7 @@ def merge(
     """Write the union of filters that were built with equal parameters."""
     if len(indices) < 2:
         raise ConfigError.of("merge", f"{len(indices)} filter", "two or more filters")
+    storage.check_target(out)
     first, *rest = indices
     made = load(first, mmap=False)
     for path in rest:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from tidemill.errors import CorruptFile, InputError
 
 if TYPE_CHECKING:
     from dnaio import SequenceRecord
-    from dnaio.interfaces import SingleEndWriter
 
 Sequence: TypeAlias = "str | bytes | bytearray | memoryview | NDArray[np.uint8]"
 """Anything that holds ASCII letters: text, or whatever has the buffer protocol."""
@@ -84,76 +83,6 @@ class Batch:
     def windows(self, k: int) -> NDArray[np.int64]:
         """K-mers of each record, valid or not."""
         return np.maximum(self.lengths - k + 1, 0)
-
-
-class Copy:
-    """Writes chosen records beside ``out`` and puts the file there when all went well.
-
-    The format follows the first record, the compression the suffix of ``out``.
-    """
-
-    def __init__(self, out: Path) -> None:
-        self.written = 0
-        self._out = out
-        if out.is_dir():
-            raise InputError(f"{out} — is a folder; must be a file to write the records to.")
-        self._draft = out.with_name(f".part-{out.name}")
-        self._writer: SingleEndWriter | None = None
-        self._has_qualities = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def write(self, record: SequenceRecord, source: str | Path) -> None:
-        """Write ``record``, which comes from ``source``.
-
-        Raises:
-            InputError: It is FASTA and those before were FASTQ, or the other way round; or there is
-                no writing to that folder.
-        """
-        has_qualities = record.qualities is not None
-        if self._writer is None:
-            self._has_qualities = has_qualities
-            with self._told():
-                self._writer = self._open("fastq" if has_qualities else "fasta")
-        if has_qualities is not self._has_qualities:
-            raise InputError(
-                f"{source}: record {record.name!r} has {'' if has_qualities else 'no '}qualities — "
-                f"{self._out} is {'FASTQ' if self._has_qualities else 'FASTA'} by its first record; "
-                "must be one kind throughout; screen the files of each kind separately."
-            )
-        with self._told():
-            self._writer.write(record)
-        self.written += 1
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            with self._told():
-                if self._writer is not None:
-                    self._writer.close()
-                elif kind is None:
-                    self._draft.touch()
-                if kind is None:
-                    self._draft.replace(self._out)
-        finally:
-            self._draft.unlink(missing_ok=True)
-
-    def _open(self, fileformat: str) -> SingleEndWriter:
-        import dnaio
-
-        return dnaio.open(  # pyright: ignore[reportUnknownMemberType]
-            self._draft, mode="w", fileformat=fileformat, open_threads=0
-        )
-
-    @contextmanager
-    def _told(self) -> Generator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise InputError(
-                f"{self._out} — cannot be written: {error.strerror or error}; nothing was put "
-                "there; give a writable folder with enough space."
-            ) from error
 
 
 def read_batches(

@@ -74,8 +74,7 @@ def save(path: str | Path, header: Header, words: NDArray[np.uint64]) -> None:
         OutOfPool: The disk is full; ``path`` is what it was.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path} — is a folder; must be a file to write the filter to.")
+    check_target(path)
     draft = path.with_name(f".{path.name}.{token_hex(6)}.tmp")
     payload = words.astype("<u8", copy=False).view(np.uint8).data
     digest = xxhash.xxh3_128()
@@ -100,6 +99,17 @@ def save(path: str | Path, header: Header, words: NDArray[np.uint64]) -> None:
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def check_target(path: Path) -> None:
+    """Refuse, before hours of work, a place that no filter can be saved to.
+
+    Raises:
+        InputError: It is a folder, or in none.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise InputError(f"{path} — {what}; must be a file in a folder that exists.")
 
 
 def load(path: str | Path, *, mapped: bool) -> tuple[Header, NDArray[np.uint64]]:
