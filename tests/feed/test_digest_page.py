@@ -173,6 +173,8 @@ def test_an_abstract_of_several_paragraphs_ends_where_the_next_title_begins() ->
 def test_the_footer_of_a_page_is_not_part_of_the_last_abstract() -> None:
     text = page_of(TWO) + "上一页 1 2 3 4 下一页\n\n© 2026 每日文章\n"
     assert told(text) == told(page_of(TWO))
+    (entry,) = entries(page_of([("One", "arXiv 2026-06-23", f"{ABSTRACT}\n\nCode: https://a.b/c")]))
+    assert entry.abstract == f"{ABSTRACT} Code: https://a.b/c"
 
 
 @pytest.mark.parametrize("bad", ["2026-13-45", "2023-02-29", "yesterday", "23rd"])

@@ -145,9 +145,17 @@ def test_the_arxiv_row_takes_over_what_it_lacks_and_gives_it_back(
     assert at(library, NEW_ID) != before
     assert at(library, NEW_ID).announced == DAY  # the listing knew it as of an earlier day
     library.split(OLD_ID)
-    after = at(library, NEW_ID)
-    assert after.title == before.title
+    assert at(library, NEW_ID) == before
     assert getattr(at(library, OLD_ID), name)
+
+
+def test_a_subject_that_came_with_a_merge_can_be_searched_and_goes_with_it(
+    library: Library,
+) -> None:
+    take(library, raw(arxiv_id="2606.24417"), raw(subjects=("cs.DC",)))
+    assert [entry.id for entry in library.search("cat:cs.DC").entries] == [NEW_ID]
+    library.split(OLD_ID)
+    assert [entry.id for entry in library.search("cat:cs.DC").entries] == [OLD_ID]
 
 
 def test_a_merged_paper_goes_on_being_revised_by_its_listing(library: Library) -> None:

@@ -1,4 +1,4 @@
-"""What is derived from a paper's words: the full-text index and the links to near-duplicates.
+"""What is derived from a paper: the full-text index, its subjects, links to near-duplicates.
 
 Kept in step by whoever writes a paper, in the same transaction. Only papers that are shown are in
 it; one that was merged into another is not.
@@ -18,7 +18,14 @@ from sqlalchemy.exc import OperationalError
 
 from tidemill.bench.store import reading
 from tidemill.errors import MissingCapability
-from tidemill.feed.tables import category, paper, paper_category, paper_shingle, paper_twin
+from tidemill.feed.tables import (
+    category,
+    paper,
+    paper_category,
+    paper_shingle,
+    paper_subject,
+    paper_twin,
+)
 from tidemill.feed.text import split_han
 
 SHINGLE_WORDS = 5
@@ -92,13 +99,19 @@ def add(connection: sa.Connection, key: int, row: Mapping[str, Any]) -> None:
             "notes": split_han(" · ".join(notes)),
         },
     )
+    subjects = {subject.lower()[:100] for subject in row["subjects"]}
+    if subjects:
+        connection.execute(
+            sa.insert(paper_subject), [{"subject": subject, "paper": key} for subject in subjects]
+        )
     _link(connection, key, row["abstract"])
 
 
 def drop(connection: sa.Connection, key: int) -> None:
     """Take the paper out of the index."""
     connection.execute(_UNSEARCHED, {"key": key})
-    connection.execute(sa.delete(paper_shingle).where(paper_shingle.c.paper == key))
+    for table in (paper_subject, paper_shingle):
+        connection.execute(sa.delete(table).where(table.c.paper == key))
     connection.execute(
         sa.delete(paper_twin).where((paper_twin.c.paper == key) | (paper_twin.c.other == key))
     )

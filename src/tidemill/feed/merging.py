@@ -162,7 +162,7 @@ def split(connection: sa.Connection, old_id: str, *, now: datetime) -> None:
         if item["added"]:
             _take_off(connection, item["category"], into["key"])
         _put_on(connection, item, old)
-    _date_categories(connection, into)
+    date_categories(connection, into)
     index.keep(connection, old["key"], old)
     index.keep(connection, into["key"], into)
     connection.execute(
@@ -210,7 +210,7 @@ def versions(connection: sa.Connection, key: int) -> tuple[Version, ...]:
 
 
 def _move_categories(connection: sa.Connection, old: Row, into: Row) -> list[dict[str, Any]]:
-    _date_categories(connection, into)
+    date_categories(connection, into)
     of = sa.select(paper_category).order_by(paper_category.c.category)
     has = connection.execute(of.where(paper_category.c.paper == into["key"])).mappings()
     had = {item["category"] for item in has}
@@ -245,7 +245,8 @@ def _take_off(connection: sa.Connection, category: int, key: int) -> None:
     )
 
 
-def _date_categories(connection: sa.Connection, row: Row) -> None:
+def date_categories(connection: sa.Connection, row: Row) -> None:
+    """Give the paper's places in categories its day and place, by which they are ordered."""
     connection.execute(
         sa.update(paper_category)
         .where(paper_category.c.paper == row["key"])

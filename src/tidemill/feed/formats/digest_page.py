@@ -165,6 +165,8 @@ def _take_title(block: list[list[Line]]) -> list[Line]:
 def _drop_footer(block: list[list[Line]]) -> None:
     """Cut "下一页" and its like off the end of the last abstract."""
     while len(block) > 1 and _is_name(_joined(block[-1])):
+        if "://" in _joined(block[-1]):  # "Code: https://…" belongs to the abstract
+            return
         if sum(len(_joined(paragraph)) for paragraph in block[:-1]) < SHORTEST_ABSTRACT:
             return
         block.pop()
