@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from paper_builders import system
+from paper_builders import Clock, system
 
 from tidemill.feed import Library
-
-
-@dataclass
-class Clock:
-    """A clock that stands still until it is set."""
-
-    now: datetime = datetime(2026, 6, 24, 12, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, **by: float) -> None:
-        self.now += timedelta(**by)
 
 
 @pytest.fixture

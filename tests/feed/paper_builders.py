@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from tidemill.bench import Paper, Report, System, Text
@@ -17,6 +17,19 @@ ABSTRACT = (
 )
 TITLE = "Tide Mills Revisited"
 DAY = date(2026, 6, 23)
+
+
+@dataclass
+class Clock:
+    """A clock that stands still until it is set."""
+
+    now: datetime = datetime(2026, 6, 24, 12, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, **by: float) -> None:
+        self.now += timedelta(**by)
 
 
 def raw(title: str = TITLE, abstract: str = ABSTRACT, **fields: Any) -> RawEntry:

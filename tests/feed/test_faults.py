@@ -20,7 +20,7 @@ from tidemill.errors import CorruptFile, OutOfPool, ResourceError
 from tidemill.feed import Library
 from tidemill.feed.doctor import examine
 
-IMPORTER = Path(__file__).with_name("importer.py")
+IMPORTER = Path(__file__).with_name("paper_importer.py")
 PAPERS_OF_A_FILE = 5
 Open = Callable[[Path], Library]
 

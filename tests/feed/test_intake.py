@@ -11,10 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from conftest import Clock
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paper_builders import ABSTRACT, DAY, TITLE, given_papers, page_of, raw
+from paper_builders import ABSTRACT, DAY, TITLE, Clock, given_papers, page_of, raw
 
 from tidemill.feed import Entry, ImportReport, Library
 from tidemill.feed.raw import Certainty, RawEntry

@@ -6,8 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from conftest import Clock
-from paper_builders import ABSTRACT, DAY, TITLE, given_papers, raw
+from paper_builders import ABSTRACT, DAY, TITLE, Clock, given_papers, raw
 
 from tidemill.errors import InputError
 from tidemill.feed import Entry, Library

@@ -10,10 +10,9 @@ from typing import Any, cast
 
 import feedparser  # pyright: ignore[reportMissingTypeStubs]
 import pytest
-from conftest import Clock
 from hypothesis import given
 from hypothesis import strategies as st
-from paper_builders import ABSTRACT, DAY, given_papers, one, raw
+from paper_builders import ABSTRACT, DAY, Clock, given_papers, one, raw
 
 from tidemill.bench.settings import dumps
 from tidemill.feed import Entry, Library, Page, out

@@ -7,10 +7,9 @@ from dataclasses import replace
 from datetime import date
 
 import pytest
-from conftest import Clock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from paper_builders import ABSTRACT, given_papers, raw
+from paper_builders import ABSTRACT, Clock, given_papers, raw
 
 from tidemill.feed import Library
 from tidemill.feed.query import LONGEST_QUERY, MOST_TERMS, Query, Term, parse_query
