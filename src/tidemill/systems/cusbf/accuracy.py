@@ -7,6 +7,7 @@ that are in the genome after all are known exactly and taken out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from tidemill.bench import Budget, Context, Measurement
 from tidemill.bench.claim import Json
+from tidemill.bench.counts import Count
 from tidemill.bench.wording import figure
 from tidemill.systems.cusbf.blocked import BlockedBloom
 from tidemill.systems.cusbf.config import CuSBFConfig
@@ -31,7 +33,6 @@ MATCHED_LOADS = {"21": 21.4, "86": 85.7}
 """Bits per k-mer at which filters of equal memory are compared, by the end of a claim's id."""
 _SERIES_LOADS = (10.7, 21.4, 42.8, 85.7, 171.0)
 _CHUNK = 1 << 21
-_DRAWS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,42 +61,6 @@ SCALES = {
         layouts=((21, 18, 11, 4), (32, 28, 20, 8), (15, 15, 9, 12), (25, 20, 16, 16)),
     ),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """False positives among so many negatives."""
-
-    hits: int
-    queries: int
-
-    def __add__(self, other: Count) -> Count:
-        return Count(self.hits + other.hits, self.queries + other.queries)
-
-    @property
-    def rate(self) -> float:
-        """Share of the negatives that were found."""
-        return self.hits / self.queries
-
-    def interval(self) -> tuple[float, float]:
-        """The exact 95 % interval of the rate (Garwood 1936: hits are Poisson)."""
-        low, high = _gamma(self.hits), _gamma(self.hits + 1)
-        return (
-            float(np.quantile(low, 0.025)) / self.queries,
-            float(np.quantile(high, 0.975)) / self.queries,
-        )
-
-    def times_below(self, other: Count) -> tuple[float, float, float]:
-        """How many times lower than ``other``'s this rate is, with the exact 95 % interval.
-
-        The interval follows from Clopper and Pearson's for the share of all hits that are the
-        other's. Where nothing was hit here, one hit stands in: the least that can be said.
-        """
-        mine, its = max(1, self.hits), other.hits
-        scale = self.queries / other.queries
-        low = np.quantile(_gamma(its) / _gamma(mine + 1, stream=1), 0.025)
-        high = np.quantile(_gamma(its + 1) / _gamma(mine, stream=1), 0.975)
-        return scale * its / mine, scale * float(low), scale * float(high)
 
 
 class Present:
@@ -132,10 +97,7 @@ def matched(context: Context, scale: Scale | None = None) -> Iterator[Measuremen
     sequence = genome(config.genome).sequence
     context.progress.stage("exact set of the genome's k-mers")
     present = Present(sequence, config)
-    series: list[Json] = [
-        _expected(load, _trio(load * present.distinct, sequence, config), present.distinct, config)
-        for load in _SERIES_LOADS
-    ]
+    series: list[Json] = [_expected(load, present, sequence, config) for load in _SERIES_LOADS]
     mers, valid = pack(genome(config.relative).sequence, config.k)
     relatives_own = valid & ~present.holds(mers)
     for label, load in MATCHED_LOADS.items():
@@ -172,13 +134,12 @@ def theory(context: Context, scale: Scale | None = None) -> Iterator[Measurement
         made.insert(sequence)
         draw = partial(random_mers, config.k, random)
         count = _ask(context, {"super": made}, present, scale.queries, draw)["super"]
-        parameters = {"k": config.k, "s": config.s, "m": config.m, "hashes": config.hashes}
-        law = super_fpr(present.distinct, made.shards, **parameters)
+        law = _law(config, present.distinct, made.shards)
         low, high = (end / law for end in count.interval())
-        value = max(count.hits, 1) / count.queries / law
+        value = max(count.hits, 1) / count.trials / law
         crossing = 1.0 if low <= 1 <= high else min(_apart(low), _apart(high))
         ends.append((_apart(value), crossing, max(_apart(low), _apart(high))))
-        points.append({"bits_per_kmer": load, "theory": law, **_json(count)})
+        points.append({"bits_per_kmer": load, "theory": law, **count.to_json()})
     value, low, high = (max(column) for column in zip(*ends, strict=True))
     yield Measurement(
         claim="fpr-theory",
@@ -198,8 +159,7 @@ def misses(
     scale = scale or SCALES[context.budget]
     config: CuSBFConfig = context.config
     own = (config.k, config.s, config.m, config.hashes)
-    asked = missed = 0
-    ways: dict[str, Json] = {}
+    asked, missed = 0, Counter[str]()
     for k, s, m, hashes in (own, *scale.layouts):
         layout = replace(config, k=k, s=s, m=m, hashes=hashes)
         for name in GENOMES:
@@ -208,23 +168,20 @@ def misses(
             strands = [sequence, reverse_complement(sequence)][: 1 + config.canonical]
             valid = [pack(strand, k)[1] for strand in strands]
             for way, made in _ways(layout, sequence, kind):
-                lost = 0
-                for strand, asks in zip(strands, valid, strict=True):
-                    for threads in (1, context.threads):
+                for threads in (1, context.threads):
+                    for strand, asks in zip(strands, valid, strict=True):
                         found = made.contains(strand, threads=threads)
-                        lost += int(np.count_nonzero(asks & ~found))
+                        missed[way] += int(np.count_nonzero(asks & ~found))
                         asked += int(np.count_nonzero(asks))
-                missed += lost
-                ways[way] = lost + int(str(ways.get(way, 0)))
-                context.progress.metric("k-mers found again", float(asked - missed), "k-mers")
+                context.progress.metric("lookups", float(asked), "k-mers")
     yield Measurement(
         claim="no-false-negatives",
-        value=missed,
-        low=missed,
-        high=missed,
+        value=missed.total(),
+        low=missed.total(),
+        high=missed.total(),
         repeats=asked,
         subject=f"{asked:,} lookups of k-mers that were inserted",
-        detail={"missed_by_way": ways},
+        detail={"missed_by_way": {**missed}},
     )
 
 
@@ -256,15 +213,8 @@ def empty_super(
     config: CuSBFConfig, bits: float, kind: type[SuperBloom] = SuperBloom
 ) -> SuperBloom:
     """A filter of the configured parameters and this size."""
-    return kind(
-        int(bits),
-        k=config.k,
-        s=config.s,
-        m=config.m,
-        hashes=config.hashes,
-        canonical=config.canonical,
-        seed=config.seed,
-    )
+    names = ("k", "s", "m", "hashes", "canonical", "seed")
+    return kind(int(bits), **{name: getattr(config, name) for name in names})
 
 
 def _trio(bits: float, sequence: U8, config: CuSBFConfig) -> dict[str, KmerFilter]:
@@ -304,10 +254,10 @@ def _below(claim: str, counts: dict[str, Count], baseline: str, **detail: Json) 
         value=value,
         low=low,
         high=high,
-        repeats=counts["super"].queries,
+        repeats=counts["super"].trials,
         subject=f"Super Bloom: {figure(counts['super'].rate)}",
         baseline=f"blocked Bloom, {baseline[-1]} bits per k-mer: {figure(counts[baseline].rate)}",
-        detail={**{name: _json(count) for name, count in counts.items()}, **detail},
+        detail={**{name: count.to_json() for name, count in counts.items()}, **detail},
     )
 
 
@@ -321,7 +271,7 @@ def _strain(
         for name, made in _trio(bits, sequence, replace(config, seed=seed)).items():
             hits.setdefault(name, []).append(int(made.contains(relative)[asked].sum()))
     mine, its = np.array(hits["super"]), np.array(hits["blocked4"])
-    rounds = np.random.default_rng(config.seed).integers(0, seeds, (_DRAWS // 10, seeds))
+    rounds = np.random.default_rng(config.seed).integers(0, seeds, (10_000, seeds))
     ratios = its[rounds].sum(axis=1) / np.maximum(1, mine[rounds].sum(axis=1))
     value = its.sum() / max(1, mine.sum())
     low, high = np.quantile(ratios, [0.025, 0.975])
@@ -339,14 +289,16 @@ def _strain(
     )
 
 
-def _expected(
-    load: float, filters: dict[str, KmerFilter], distinct: int, config: CuSBFConfig
-) -> Json:
-    """A point of the chart: the rate that follows from the bits as they are set."""
-    parameters = {"k": config.k, "s": config.s, "m": config.m, "hashes": config.hashes}
-    rates: dict[str, Json] = {name: made.expected_fpr() for name, made in filters.items()}
-    law = super_fpr(distinct, filters["super"].shards, **parameters)
+def _expected(load: float, present: Present, sequence: U8, config: CuSBFConfig) -> Json:
+    """A point of the chart: the rates that follow from the bits as they are set."""
+    trio = _trio(load * present.distinct, sequence, config)
+    rates: dict[str, Json] = {name: made.expected_fpr() for name, made in trio.items()}
+    law = _law(config, present.distinct, trio["super"].shards)
     return {"bits_per_kmer": load, **rates, "super_random_genome": law}
+
+
+def _law(config: CuSBFConfig, distinct: int, shards: int) -> float:
+    return super_fpr(distinct, shards, k=config.k, s=config.s, m=config.m, hashes=config.hashes)
 
 
 def _packed(sequence: U8, k: int, canonical: bool = False) -> U64:
@@ -369,19 +321,3 @@ def _substituted(mers: U64, k: int, random: np.random.Generator, count: int) -> 
 def _apart(ratio: float) -> float:
     """How many times apart two rates are; no more than a thousand can follow from no hits."""
     return max(ratio, 1 / max(ratio, 1e-3))
-
-
-def _json(count: Count) -> dict[str, Json]:
-    low, high = count.interval()
-    return {
-        "hits": count.hits,
-        "queries": count.queries,
-        "fpr": count.rate,
-        "low": low,
-        "high": high,
-    }
-
-
-def _gamma(shape: float, stream: int = 0) -> NDArray[np.float64]:
-    """Draws whose quantiles are the exact limits for counts; scipy would serve for these only."""
-    return np.random.default_rng([_DRAWS, stream]).standard_gamma(shape, _DRAWS)

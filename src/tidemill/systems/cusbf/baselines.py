@@ -13,6 +13,7 @@ from math import exp, log
 
 import numpy as np
 
+from tidemill.bench.wording import figure
 from tidemill.errors import MissingCapability
 from tidemill.systems.cusbf import kernels, storage
 from tidemill.systems.cusbf.config import SHARD_BITS, CuSBFConfig
@@ -21,16 +22,7 @@ from tidemill.systems.cusbf.kernels import U8, U64
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A filter with its input, ready to race.
-
-    Args:
-        name: As tables and charts print it.
-        kmers: How many one call inserts or looks up.
-        insert: Inserts them all.
-        query: Looks them all up; gives how many were found.
-        clear: Empties the filter.
-        words: Its memory; empty if it is not ours to see.
-    """
+    """A filter with its input in memory; ``query`` gives how many of the ``kmers`` were found."""
 
     name: str
     kmers: int
@@ -40,32 +32,17 @@ class Contender:
     words: U64
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """Rates of a peer that cannot be a dependency: measured once, constants ever since.
+REFERENCE = {"insert": 30.5, "query": 18.3}
+"""Million k-mers a second of the CPU reference implementation: constants, see `REFERENCE_IS`.
 
-    Args:
-        insert: Million k-mers inserted a second.
-        query: Million k-mers looked up a second.
-        what: What was measured, where and how.
-    """
-
-    insert: float
-    query: float
-    what: str
-
-
-REFERENCE = Recorded(
-    30.5,
-    18.3,
+Its licence (AGPL-3.0) and vendored crates keep it out of a test run. An older EPYC at 2.45 GHz gave
+12.0 and 12.6, from a FASTA file; a ratio to those would flatter.
+"""
+REFERENCE_IS = (
     "CPU Super Bloom reference (Rust, commit 53162b9), a figure recorded once and NOT measured in "
     "this run: 256 MiB filter, one thread, 32 million random bases in memory, median CPU time of 8 "
-    "runs, built for the native CPU, an AMD EPYC of family 26 (Zen 5)",
+    "runs, built for the native CPU, an AMD EPYC of family 26 (Zen 5)"
 )
-"""Its licence (AGPL-3.0) and vendored crates keep it out of a test run.
-
-An older EPYC at 2.45 GHz gave 12.0 and 12.6, from a FASTA file. A ratio to those would flatter.
-"""
 
 
 def super_bloom(config: CuSBFConfig, bits: int, bases: U8, *, threads: int = 1) -> Contender:
@@ -182,4 +159,4 @@ def _layout(config: CuSBFConfig, bits: int, *, s: int, m: int, hashes: int) -> k
 
 
 def _sized(name: str, bits: int, threads: int) -> str:
-    return f"{name}, {bits / 2**23:.3g} MiB" + (f", {threads} threads" if threads > 1 else "")
+    return f"{name}, {figure(bits / 2**23)} MiB" + (f", {threads} threads" if threads > 1 else "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from tidemill.bench import Claim, Direction, Text, Trial
 from tidemill.systems.cusbf import accuracy, sweep, throughput
 from tidemill.systems.cusbf.charts import charts
@@ -25,173 +27,131 @@ _SUSTAINS = "sustains 85% streaming multiprocessor utilization even for out-of-c
 _LOCALITY = "sequence locality, not raw bandwidth, is the key"
 _PARETO = "A parameter sweep identifies (s = 28, m = 16, H = 4) as Pareto-optimal for k = 31"
 _LOWER_FPR = "yielding significantly lower FPR than cuCollections at matched memory budgets"
+_PAPER_VALUES = {
+    _OVER_BLOCKED: ("up to 9.1x on a GPU", "up to 7.7x on a GPU"),
+    _OVER_REFERENCE: ("up to 92x, GPU against CPU", "up to 234x, GPU against CPU"),
+    _OVER_DYNAMIC: ("1.5-3400x on a GPU", "1.5-3400x on a GPU"),
+    _HIGHEST: ("", ""),
+}
 _MEMBERSHIP = "approximate membership query (AMQ) structures"
 
 SIZES = Trial(
     name="sizes",
     measure=throughput.sizes,
     summary=Text(
-        "Super Bloom against blocked Bloom on a random genome, filters of 0.4 to 1024 MiB.",
-        "在随机基因组上对比 Super Bloom 与分块布隆过滤器,过滤器大小 0.4 至 1024 MiB。",
+        "Super Bloom races blocked Bloom, 0.4 to 1024 MiB.", "两种过滤器竞速,0.4–1024 MiB。"
     ),
     quick_s=120,
-    full_s=600,
     memory_mib=6144,
 )
 THREADS = Trial(
     name="threads",
     measure=throughput.threads,
-    summary=Text(
-        "Super Bloom against blocked Bloom on two threads, 256 MiB, wall-clock time.",
-        "两线程下对比 Super Bloom 与分块布隆过滤器,256 MiB,墙钟时间。",
-    ),
-    quick_s=90,
-    full_s=300,
+    summary=Text("Super Bloom races blocked Bloom on two threads.", "两种过滤器两线程竞速。"),
 )
 PEERS = Trial(
     name="peers",
     measure=throughput.peers,
-    summary=Text(
-        "Super Bloom against filters that take one k-mer at a time, 256 MiB each.",
-        "对比 Super Bloom 与逐个处理 k-mer 的过滤器,各 256 MiB。",
-    ),
+    summary=Text("Super Bloom races what takes one k-mer at a time.", "与逐个处理 k-mer 者竞速。"),
     quick_s=150,
     full_s=900,
 )
 READY_MADE = Trial(
     name="rbloom",
     measure=throughput.ready_made,
-    summary=Text(
-        "Super Bloom against the Python package rbloom, 256 MiB each.",
-        "对比 Super Bloom 与 Python 软件包 rbloom,各 256 MiB。",
-    ),
-    quick_s=90,
-    full_s=300,
+    summary=Text("Super Bloom races the Python package rbloom.", "与 Python 软件包 rbloom 竞速。"),
 )
 MATCHED = Trial(
     name="matched-memory",
     measure=accuracy.matched,
     summary=Text(
-        "False positives of filters of equal memory over E. coli K-12 on four kinds of negatives.",
-        "以大肠杆菌 K-12 建库,同等内存下各过滤器对四类阴性 k-mer 的假阳性率。",
+        "False positives at equal memory, E. coli K-12.", "同等内存下的假阳性,大肠杆菌 K-12。"
     ),
-    quick_s=120,
+    quick_s=150,
     full_s=900,
 )
 THEORY = Trial(
     name="theory",
     measure=accuracy.theory,
-    summary=Text(
-        "False positives over a random genome against the formula.",
-        "随机基因组上的假阳性率与理论公式对比。",
-    ),
-    quick_s=60,
-    full_s=600,
+    summary=Text("False positives over a random genome.", "随机基因组上的假阳性。"),
 )
 SWEEP = Trial(
     name="sweep",
     measure=sweep.pareto,
-    summary=Text(
-        "Throughput and false positives of many choices of s, m and H over E. coli K-12.",
-        "在大肠杆菌 K-12 上扫描 s、m、H,测吞吐与假阳性率。",
-    ),
-    quick_s=120,
-    full_s=900,
+    summary=Text("All choices of s, m and H race and err.", "扫描 s、m、H 的吞吐与假阳性。"),
+    quick_s=150,
+    full_s=1200,
 )
 MISSES = Trial(
     name="misses",
     measure=accuracy.misses,
-    summary=Text(
-        "Every k-mer of three genomes looked up in filters made in five ways.",
-        "在以五种方式得到的过滤器中查询三个基因组的全部 k-mer。",
-    ),
-    quick_s=90,
-    full_s=600,
+    summary=Text("Every k-mer of three genomes is looked up.", "查询三个基因组的全部 k-mer。"),
 )
 
 
 def _raced(
-    name: str,
-    quote: str,
-    against: Text,
-    *,
-    trial: Trial,
-    targets: tuple[float, float],
-    paper_values: tuple[str, str],
-) -> tuple[Claim, Claim]:
+    name: str, quote: str, en: str, zh: str, *, trial: Trial, targets: tuple[float, float]
+) -> Iterator[Claim]:
     """Insertion and query against one baseline."""
-    return tuple[Claim, Claim](
-        Claim(
+    words = (("insert", "Insertion", "插入"), ("query", "Query", "查询"))
+    for (verb, word_en, word_zh), target, paper in zip(
+        words, targets, _PAPER_VALUES[quote], strict=True
+    ):
+        yield Claim(
             id=f"{verb}-{name}",
             quote=quote,
             statement=Text(
-                f"{word.en} throughput of Super Bloom {against.en}",
-                f"Super Bloom {word.zh}吞吐,{against.zh}",
+                f"{word_en} throughput of Super Bloom against {en}",
+                f"Super Bloom {word_zh}吞吐,对比{zh}",
             ),
             unit="x",
             direction=Direction.AT_LEAST,
             target=target,
-            paper_value=paper_value,
+            paper_value=paper,
             trial=trial,
         )
-        for verb, word, target, paper_value in zip(
-            ("insert", "query"),
-            (Text("Insertion", "插入"), Text("Query", "查询")),
-            targets,
-            paper_values,
-            strict=True,
-        )
-    )
+
+
+_FOUR_BITS = Text("a blocked Bloom filter of 4 bits per item", "每项 4 位的分块布隆过滤器")
+_EIGHT_BITS = Text("one of cuCollections' 8 bits per item", "cuCollections 所用每项 8 位者")
 
 
 def _fewer_errors(
-    name: str, negatives: Text, against: Text, targets: tuple[float, float]
-) -> tuple[Claim, Claim]:
-    """False-positive rate at two amounts of memory per k-mer."""
-    return tuple[Claim, Claim](
-        Claim(
+    name: str, en: str, zh: str, targets: tuple[float, float], *, than: Text = _FOUR_BITS
+) -> Iterator[Claim]:
+    """False positives at two amounts of memory per k-mer."""
+    for (label, load), target in zip(accuracy.MATCHED_LOADS.items(), targets, strict=True):
+        yield Claim(
             id=f"fpr-{name}-{label}",
             quote=_LOWER_FPR,
             statement=Text(
-                f"False positives on {negatives.en}, {load} bits per k-mer: how many times fewer "
-                f"than {against.en}",
-                f"每 k-mer {load} 比特,{negatives.zh}的假阳性:为{against.zh}的几分之一",
+                f"False positives on {en}, {load} bits per k-mer: how many times fewer than "
+                f"{than.en}",
+                f"每 k-mer {load} 比特,{zh}的假阳性:为{than.zh}的几分之一",
             ),
             unit="x",
             direction=Direction.AT_LEAST,
             target=target,
             trial=MATCHED,
         )
-        for (label, load), target in zip(accuracy.MATCHED_LOADS.items(), targets, strict=True)
-    )
 
-
-_EQUAL_BITS = Text(
-    "a blocked Bloom filter with 4 bits per item too", "同为每项 4 位的分块布隆过滤器"
-)
 
 CLAIMS: tuple[Claim, ...] = (
     *_raced(
         "out-of-cache",
         _OVER_BLOCKED,
-        Text(
-            "against our prefetching blocked Bloom filter: 256 MiB, one thread, random genome",
-            "对比带预取的分块布隆过滤器:256 MiB、单线程、随机基因组",
-        ),
+        "our prefetching blocked Bloom filter: 256 MiB, one thread, random genome",
+        "带预取的分块布隆过滤器:256 MiB、单线程、随机基因组",
         trial=SIZES,
         targets=(1.8, 1.6),
-        paper_values=("up to 9.1x on a GPU", "up to 7.7x on a GPU"),
     ),
     *_raced(
         "in-cache",
         _HIGHEST,
-        Text(
-            "against our prefetching blocked Bloom filter: 0.4 MiB, in cache, one thread",
-            "对比带预取的分块布隆过滤器:0.4 MiB、全在缓存内、单线程",
-        ),
+        "our prefetching blocked Bloom filter: 0.4 MiB, in cache, one thread",
+        "带预取的分块布隆过滤器:0.4 MiB、全在缓存内、单线程",
         trial=SIZES,
         targets=(1.0, 1.0),
-        paper_values=("", ""),
     ),
     Claim(
         id="baseline-in-cache",
@@ -246,69 +206,51 @@ CLAIMS: tuple[Claim, ...] = (
     *_raced(
         "threads",
         _OVER_BLOCKED,
-        Text(
-            "against our prefetching blocked Bloom filter: 256 MiB, two threads, wall clock",
-            "对比带预取的分块布隆过滤器:256 MiB、两线程、墙钟时间",
-        ),
+        "our prefetching blocked Bloom filter: 256 MiB, two threads, wall clock",
+        "带预取的分块布隆过滤器:256 MiB、两线程、墙钟时间",
         trial=THREADS,
         targets=(1.8, 1.6),
-        paper_values=("up to 9.1x on a GPU", "up to 7.7x on a GPU"),
     ),
     *_raced(
         "keyed",
         _OVER_BLOCKED,
-        Text(
-            "against a blocked Bloom filter as cuCollections builds it (packed keys, xxHash64, no "
-            "prefetch): 256 MiB, one thread",
-            "对比 cuCollections 做法的分块布隆过滤器(打包键、xxHash64、无预取):256 MiB、单线程",
-        ),
+        "a blocked Bloom filter as cuCollections builds it (packed keys, xxHash64, no "
+        "prefetch): 256 MiB, one thread",
+        " cuCollections 做法的分块布隆过滤器(打包键、xxHash64、无预取):256 MiB、单线程",
         trial=PEERS,
         targets=(3.0, 2.5),
-        paper_values=("up to 9.1x on a GPU", "up to 7.7x on a GPU"),
     ),
     *_raced(
         "reference",
         _OVER_REFERENCE,
-        Text(
-            "against a recorded figure of the CPU reference implementation: 256 MiB, one thread",
-            "对比 CPU 参考实现的既往记录值(非本次实测):256 MiB、单线程",
-        ),
+        "a recorded figure of the CPU reference implementation: 256 MiB, one thread",
+        " CPU 参考实现的既往记录值(非本次实测):256 MiB、单线程",
         trial=PEERS,
         targets=(10.0, 10.0),
-        paper_values=("up to 92x, GPU against CPU", "up to 234x, GPU against CPU"),
     ),
     *_raced(
         "scalar",
         _OVER_REFERENCE,
-        Text(
-            "against the same filter, bit for bit, one k-mer at a time: 256 MiB, one thread",
-            "对比逐个 k-mer 处理、逐位相同的过滤器:256 MiB、单线程",
-        ),
+        "the same filter, bit for bit, one k-mer at a time: 256 MiB, one thread",
+        "逐个 k-mer 处理、逐位相同的过滤器:256 MiB、单线程",
         trial=PEERS,
         targets=(6.0, 6.0),
-        paper_values=("up to 92x, GPU against CPU", "up to 234x, GPU against CPU"),
     ),
     *_raced(
         "cuckoo",
         _OVER_DYNAMIC,
-        Text(
-            "against a cuckoo filter with 16-bit fingerprints: 256 MiB, one thread",
-            "对比 16 位指纹的布谷鸟过滤器:256 MiB、单线程",
-        ),
+        "a cuckoo filter with 16-bit fingerprints: 256 MiB, one thread",
+        " 16 位指纹的布谷鸟过滤器:256 MiB、单线程",
         trial=PEERS,
         targets=(1.5, 1.5),
-        paper_values=("1.5-3400x on a GPU", "1.5-3400x on a GPU"),
     ),
     *_raced(
         "rbloom",
         _OVER_DYNAMIC,
-        Text(
-            "against the rbloom package fed with ready-made strings: 256 MiB, one thread",
-            "对比以现成字符串喂入的 rbloom 软件包:256 MiB、单线程",
-        ),
+        "the rbloom package fed with ready-made strings: 256 MiB, one thread",
+        "以现成字符串喂入的 rbloom 软件包:256 MiB、单线程",
         trial=READY_MADE,
         targets=(20.0, 20.0),
-        paper_values=("", ""),
     ),
     Claim(
         id="pareto",
@@ -324,24 +266,16 @@ CLAIMS: tuple[Claim, ...] = (
         target=1.05,
         trial=SWEEP,
     ),
-    *_fewer_errors("random", Text("random k-mers", "随机 k-mer"), _EQUAL_BITS, (15.0, 3.0)),
-    *_fewer_errors(
-        "tuned",
-        Text("random k-mers", "随机 k-mer"),
-        Text("one of cuCollections' 8 bits per item", "cuCollections 所用每项 8 位者"),
-        (1.0, 1.0),
-    ),
+    *_fewer_errors("random", "random k-mers", "随机 k-mer ", (15.0, 3.0)),
+    *_fewer_errors("tuned", "random k-mers", "随机 k-mer ", (1.0, 1.0), than=_EIGHT_BITS),
     *_fewer_errors(
         "substituted",
-        Text("its own k-mers with one base replaced", "改动一个碱基的自身 k-mer "),
-        _EQUAL_BITS,
+        "its own k-mers with one base replaced",
+        "改动一个碱基的自身 k-mer ",
         (1.0, 1.0),
     ),
     *_fewer_errors(
-        "strain",
-        Text("k-mers that only E. coli 536 has", "仅见于大肠杆菌 536 的 k-mer "),
-        _EQUAL_BITS,
-        (1.0, 1.0),
+        "strain", "k-mers that only E. coli 536 has", "仅见于大肠杆菌 536 的 k-mer ", (1.0, 1.0)
     ),
     Claim(
         id="fpr-theory",

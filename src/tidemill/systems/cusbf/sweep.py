@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from tidemill.bench import Budget, Context, Measurement
 from tidemill.bench.claim import Json
 from tidemill.bench.compare import Comparison, Side, compare
-from tidemill.systems.cusbf.accuracy import Count, Present, empty_super, random_mers
+from tidemill.bench.counts import Count
+from tidemill.systems.cusbf.accuracy import Present, empty_super, random_mers
 from tidemill.systems.cusbf.config import CuSBFConfig
 from tidemill.systems.cusbf.kernels import U8
 from tidemill.systems.cusbf.superbloom import SuperBloom
@@ -97,16 +98,10 @@ def _measurement(
     best = int(np.argmax(ahead))
     low, high = np.quantile(ahead_in_both(times, drawn).max(axis=0), [0.025, 0.975])
     value = float(ahead[best])
-    points: list[Json] = [
-        {
-            "s": s,
-            "m": m,
-            "hashes": hashes,
-            "mkmers_s": float(race.rate(str((s, m, hashes))).median),
-            "fpr": count.rate,
-        }
-        for (s, m, hashes), count in zip(choices, counts, strict=True)
-    ]
+    points: list[Json] = []
+    for (s, m, hashes), count in zip(choices, counts, strict=True):
+        rate = race.rate(str((s, m, hashes))).median
+        points.append({"s": s, "m": m, "hashes": hashes, "mkmers_s": rate, "fpr": count.rate})
     return Measurement(
         claim="pareto",
         value=value,

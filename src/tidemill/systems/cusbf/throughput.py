@@ -18,7 +18,7 @@ from tidemill.bench.wording import figure
 from tidemill.errors import ClaimError, MissingCapability
 from tidemill.systems.cusbf import baselines
 from tidemill.systems.cusbf.accuracy import empty_super
-from tidemill.systems.cusbf.baselines import REFERENCE, Contender
+from tidemill.systems.cusbf.baselines import REFERENCE, REFERENCE_IS, Contender
 from tidemill.systems.cusbf.kmer_filter import pack
 from tidemill.systems.cusbf.workloads import genome, random_genome
 
@@ -73,11 +73,11 @@ def sizes(context: Context, scale: Scale | None = None) -> Iterator[Measurement]
     series: dict[str, list[Json]] = {verb: [] for verb in races}
     names = {bits: [contender.name for contender in pair] for bits, pair in pairs.items()}
     for verb, race in races.items():
-        series[verb] += [_at(race, bits, names[bits]) for bits in pairs]
+        series[verb] += [_at(race, bits, *names[bits]) for bits in pairs]
     for bits in scale.between_bits:
         pair = [make(context.config, bits, bases) for make in makers]
         for verb, race in run_race(context, pair, scale.repeats).items():
-            series[verb].append(_at(race, bits, [contender.name for contender in pair]))
+            series[verb].append(_at(race, bits, *(contender.name for contender in pair)))
     for verb, race in races.items():
         yield _versus(f"{verb}-out-of-cache", race, *names[scale.large_bits], rates=series[verb])
         yield _versus(f"{verb}-in-cache", race, *names[IN_CACHE_BITS])
@@ -107,7 +107,7 @@ def peers(context: Context, scale: Scale | None = None) -> Iterator[Measurement]
     for verb, race in races.items():
         for name, other in others.items():
             yield _versus(f"{verb}-{name}", race, subject.name, other.name)
-        yield _versus_recorded(f"{verb}-reference", race, getattr(REFERENCE, verb))
+        yield _versus_recorded(f"{verb}-reference", race, REFERENCE[verb])
 
 
 def threads(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
@@ -180,31 +180,15 @@ def _versus(
 
 
 def _versus_recorded(claim: str, race: Comparison, recorded: float) -> Measurement:
-    rate = race.rate(race.subject.name)
-    value, low, high = (figure / recorded for figure in rate)
-    return Measurement(
-        claim=claim,
-        value=value,
-        low=low,
-        high=high,
-        repeats=race.repeats,
-        subject=f"{race.subject.name}: {figure(rate.median)} Mk-mers/s",
-        baseline=f"{REFERENCE.what}: {recorded} Mk-mers/s",
-        stand_ins=(
-            StandIn(
-                "the reference in the same run", Status.MODELLED, f"constant: {REFERENCE.what}"
-            ),
-        ),
-        detail={"rate": list(rate), "recorded_mkmers_s": recorded},
-    )
+    constant = Timing(REFERENCE_IS, recorded, (1.0,) * race.repeats)
+    against = Comparison((race.subject, constant), race.clock)
+    made = _versus(claim, against, race.subject.name, REFERENCE_IS)
+    stand_in = StandIn("the reference, in the same run", Status.MODELLED, REFERENCE_IS)
+    return replace(made, stand_ins=(stand_in,))
 
 
-def _at(race: Comparison, bits: int, names: list[str]) -> Json:
-    return {
-        "mib": bits / _MIB,
-        "super": list(race.rate(names[0])),
-        "blocked": list(race.rate(names[1])),
-    }
+def _at(race: Comparison, bits: int, ours: str, theirs: str) -> Json:
+    return {"mib": bits / _MIB, "super": [*race.rate(ours)], "blocked": [*race.rate(theirs)]}
 
 
 def _summed(races: dict[str, Comparison]) -> Comparison:
@@ -244,5 +228,4 @@ def _shard_loads(context: Context) -> Measurement:
         high=loads,
         repeats=1,
         subject=f"{report.shard_loads:,} shard loads for {report.kmers:,} k-mers, counted",
-        detail={"expected": 2 / (config.k - config.m + 2)},
     )
