@@ -136,7 +136,7 @@ def theory(context: Context, scale: Scale | None = None) -> Iterator[Measurement
         count = _ask(context, {"super": made}, present, scale.queries, draw)["super"]
         law = _law(config, present.distinct, made.shards)
         low, high = (end / law for end in count.interval())
-        value = max(count.hits, 1) / count.trials / law
+        value = max(count.hits, 1) / count.queries / law
         crossing = 1.0 if low <= 1 <= high else min(_apart(low), _apart(high))
         ends.append((_apart(value), crossing, max(_apart(low), _apart(high))))
         points.append({"bits_per_kmer": load, "theory": law, **count.to_json()})
@@ -254,7 +254,7 @@ def _below(claim: str, counts: dict[str, Count], baseline: str, **detail: Json) 
         value=value,
         low=low,
         high=high,
-        repeats=counts["super"].trials,
+        repeats=counts["super"].queries,
         subject=f"Super Bloom: {figure(counts['super'].rate)}",
         baseline=f"blocked Bloom, {baseline[-1]} bits per k-mer: {figure(counts[baseline].rate)}",
         detail={**{name: count.to_json() for name, count in counts.items()}, **detail},
