@@ -10,10 +10,10 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from conftest import House
 from fastapi import FastAPI
 from visitor import Visitor
 
+from conftest import House
 from tidemill.bench import Budget, Measurement, Requirement, StandIn, Status, find
 from tidemill.bench.environment import Environment
 from tidemill.bench.events import EventLog

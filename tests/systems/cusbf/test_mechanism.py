@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from systems.cusbf.reference import BlockedReference, Reference
 
+from systems.cusbf.reference import BlockedReference, Reference
 from tidemill import native
 from tidemill.systems.cusbf import BlockedBloom, KmerCounter, SuperBloom, kernels, pack
 from tidemill.systems.cusbf.sequences import Batch
