@@ -12,7 +12,7 @@ _FILTERS = {
     "super": "Super Bloom",
     "blocked4": "blocked Bloom, 4 bits",
     "blocked8": "blocked Bloom, 8 bits",
-    "super_random_genome": "Super Bloom, random genome",
+    "super_random_genome": "Super Bloom, random genome (formula)",
 }
 
 
