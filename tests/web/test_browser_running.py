@@ -164,6 +164,6 @@ def test_the_first_system_runs_from_the_front_page(
     page = window().open("/zh/")
     page.get_by_role("button", name="运行 cusbf").click()
     page.wait_for_url("**/zh/r/*")
-    page.locator("#state", has_text="已完成").wait_for(timeout=240_000)
+    page.locator("#state", has_text="已完成").wait_for(timeout=60_000)
     assert page.locator(".headline").inner_text()
     assert page.locator(".facts dd").count() > 3

@@ -3,8 +3,9 @@
 #include "keyed.hpp"
 
 #include <bit>
-#include <cstring>
 #include <utility>
+
+#include "bits.hpp"
 
 namespace tidemill::cusbf {
 
@@ -30,25 +31,29 @@ constexpr uint32_t kSalts[8] = {0x47b6137b, 0x44974d91, 0x8824ad5b, 0xa2b7289d,
 // The high half picks the block, the low half the bits: one half for both would tie them together.
 uint64_t block_of(uint64_t hash, uint64_t blocks) { return (hash >> 32) * blocks >> 32; }
 
-struct Pattern {
-  uint32_t word[8];
-
-  explicit Pattern(uint64_t hash) {
-    for (int i = 0; i < 8; ++i) word[i] = 1u << ((static_cast<uint32_t>(hash) * kSalts[i]) >> 27);
+// One bit in each of eight 32-bit words. By hand: left to itself GCC does it word by word, at a
+// third of the speed.
+Bits pattern(uint64_t hash) {
+#ifdef __AVX2__
+  const __m256i salts = load(kSalts);
+  const __m256i salted = _mm256_mullo_epi32(_mm256_set1_epi32(static_cast<int>(hash)), salts);
+  return _mm256_sllv_epi32(_mm256_set1_epi32(1), _mm256_srli_epi32(salted, 27));
+#else
+  Bits bits;
+  for (int i = 0; i < 8; ++i) {
+    const uint64_t bit = 1u << ((static_cast<uint32_t>(hash) * kSalts[i]) >> 27);
+    bits.word[i / 2] = i % 2 == 0 ? bit : bits.word[i / 2] | bit << 32;
   }
-};
+  return bits;
+#endif
+}
 
 }  // namespace
 
 void keyed_insert(uint64_t* words, uint64_t blocks, const uint64_t* keys, size_t count) {
   for (size_t i = 0; i < count; ++i) {
     const uint64_t hash = xxhash64(keys[i], 0);
-    const Pattern pattern(hash);
-    uint32_t block[8];
-    uint64_t* at = words + block_of(hash, blocks) * 4;
-    std::memcpy(block, at, 32);
-    for (int j = 0; j < 8; ++j) block[j] |= pattern.word[j];
-    std::memcpy(at, block, 32);
+    add_bits(words + block_of(hash, blocks) * kWords, pattern(hash), false);
   }
 }
 
@@ -57,11 +62,7 @@ size_t keyed_contains(const uint64_t* words, uint64_t blocks, const uint64_t* ke
   size_t hits = 0;
   for (size_t i = 0; i < count; ++i) {
     const uint64_t hash = xxhash64(keys[i], 0);
-    const Pattern pattern(hash);
-    uint32_t block[8], missing = 0;
-    std::memcpy(block, words + block_of(hash, blocks) * 4, 32);
-    for (int j = 0; j < 8; ++j) missing |= pattern.word[j] & ~block[j];
-    found[i] = missing == 0;
+    found[i] = covers(words + block_of(hash, blocks) * kWords, pattern(hash));
     hits += found[i];
   }
   return hits;
