@@ -313,19 +313,20 @@ def test_others_that_use_the_machine_meanwhile_are_named(gate) -> None:
         "open(sys.argv[1], 'w').write('go') if len(sys.argv) > 1 else None\n"
         "while True: pass"
     )
-    spinners = []
+    # orphans of a shell that has ended: a process that this one started would be no "other"
+    orphan = ["sh", "-c", '"$@" >/dev/null 2>&1 & echo $!', "sh", sys.executable, "-c", spin]
+    spinners: list[int] = []
 
     def tell(kind, data) -> None:
         if kind == "stage" and data["name"] == "at the gate":
             arguments = [[gate.path]] + [[]] * ((os.cpu_count() or 1) - 1)
-            spinners.extend(
-                subprocess.Popen([sys.executable, "-c", spin, *more], env={}) for more in arguments
-            )
+            for more in arguments:
+                told = subprocess.run([*orphan, *more], env={}, stdout=subprocess.PIPE, check=True)
+                spinners.append(int(told.stdout))
 
     outcome = run_trial(TOY, "waits", config={"gate": gate.path}, progress=tell)
     for spinner in spinners:
-        spinner.kill()
-        spinner.wait()
+        os.kill(spinner, signal.SIGKILL)
     assert outcome.outcome == "ok"
     assert f"of the {os.cpu_count()} CPUs" in outcome.disturbed
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,18 +23,21 @@ from tidemill.web import create_app
 INSTALLED = Path(__file__).parent / "installed"
 
 
-@pytest.fixture(scope="session", autouse=True)
+@contextmanager
+def _waterwheel() -> Generator[None]:
+    """The package of the system ``waterwheel`` is on the path, here and in child processes."""
+    paths = [str(INSTALLED), os.environ.get("PYTHONPATH", "")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(INSTALLED), *sys.path])
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        yield
+
+
+@pytest.fixture(autouse=True)
 def _waterwheel_is_installed() -> Iterator[None]:
-    """Put the package of the system ``waterwheel`` on the path, here and in child processes."""
-    before = os.environ.get("PYTHONPATH")
-    sys.path.insert(0, str(INSTALLED))
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(INSTALLED), before]))
-    yield
-    sys.path.remove(str(INSTALLED))
-    if before is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = before
+    """For the tests of the site only: tests of other rooms may run between two of them."""
+    with _waterwheel():
+        yield
 
 
 @dataclass
@@ -46,13 +50,12 @@ class House:
 
 
 @pytest.fixture(scope="session")
-def shipped(
-    _waterwheel_is_installed: None, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[Path], House]:
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], House]:
     """``shipped(folder)``: a house of its own with the shipped papers, copied from one import."""
     original = tmp_path_factory.mktemp("shipped") / "tidemill.db"
     house = _open(original)
-    house.library.import_shipped()
+    with _waterwheel():
+        house.library.import_shipped()
     house.store.close()
 
     def copy(folder: Path) -> House:
