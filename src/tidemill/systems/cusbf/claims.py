@@ -239,8 +239,8 @@ CLAIMS: tuple[Claim, ...] = (
     *_raced(
         "cuckoo",
         _OVER_DYNAMIC,
-        "a cuckoo filter with 16-bit fingerprints: 256 MiB, one thread",
-        " 16 位指纹的布谷鸟过滤器:256 MiB、单线程",
+        "our prefetching cuckoo filter with 16-bit fingerprints: 256 MiB, one thread",
+        " 带预取的 16 位指纹布谷鸟过滤器:256 MiB、单线程",
         trial=PEERS,
         targets=(1.5, 1.5),
     ),

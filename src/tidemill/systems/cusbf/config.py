@@ -30,34 +30,77 @@ def check_parameters(*, k: int, s: int, m: int, hashes: int, bits: int, seed: in
         raise ConfigError.of("seed", seed, "in 0-2^64", "hash constants follow from it")
 
 
+def _help(english: str, chinese: str) -> dict[str, str]:
+    return {"help": english, "help_zh": chinese}
+
+
 @dataclass(frozen=True, slots=True)
 class CuSBFConfig:
     """A Super Bloom filter over one genome, queried with reads, a relative and random k-mers."""
 
-    k: int = field(default=31, metadata={"help": "Bases of a k-mer, 1-32."})
-    s: int = field(default=28, metadata={"help": "Bases of the s-mers that stand for a k-mer."})
-    m: int = field(default=16, metadata={"help": "Bases of the minimizer that picks the shard."})
-    hashes: int = field(default=4, metadata={"help": "Bits set per s-mer: 4, 8, 12 or 16."})
-    bits: int = field(default=1 << 27, metadata={"help": "Size of the filter in bits."})
-    canonical: bool = field(
-        default=True, metadata={"help": "Treat a k-mer and its reverse complement as one."}
+    k: int = field(default=31, metadata=_help("Bases of a k-mer, 1-32.", "k-mer 的碱基数,1–32。"))
+    s: int = field(
+        default=28,
+        metadata=_help(
+            "Bases of the s-mers that stand for a k-mer.", "代表一个 k-mer 的 s-mer 的碱基数。"
+        ),
     )
-    seed: int = field(default=0, metadata={"help": "Seed of hashes, reads and negatives."})
+    m: int = field(
+        default=16,
+        metadata=_help(
+            "Bases of the minimizer that picks the shard.", "选定分片的 minimizer 的碱基数。"
+        ),
+    )
+    hashes: int = field(
+        default=4,
+        metadata=_help(
+            "Bits set per s-mer: 4, 8, 12 or 16.", "每个 s-mer 置位的比特数:4、8、12 或 16。"
+        ),
+    )
+    bits: int = field(
+        default=1 << 27, metadata=_help("Size of the filter in bits.", "过滤器大小(比特)。")
+    )
+    canonical: bool = field(
+        default=True,
+        metadata=_help(
+            "Treat a k-mer and its reverse complement as one.", "将 k-mer 与其反向互补视为同一个。"
+        ),
+    )
+    seed: int = field(
+        default=0,
+        metadata=_help("Seed of hashes, reads and negatives.", "哈希、读段与阴性样本的随机种子。"),
+    )
     genome: str = field(
         default="ecoli_k12",
-        metadata={"help": "What is inserted: a shipped genome or a FASTA/FASTQ file."},
+        metadata=_help(
+            "What is inserted: a shipped genome or a FASTA/FASTQ file.",
+            "插入的序列:随包附带的基因组或 FASTA/FASTQ 文件。",
+        ),
     )
     relative: str = field(
-        default="ecoli_536", metadata={"help": "Related genome or file that is queried."}
+        default="ecoli_536",
+        metadata=_help("Related genome or file that is queried.", "用于查询的近缘基因组或文件。"),
     )
-    reads: int = field(default=20_000, metadata={"help": "150-base reads drawn and classified."})
+    reads: int = field(
+        default=20_000,
+        metadata=_help(
+            "150-base reads drawn and classified.", "抽取并分类的读段数(每条 150 碱基)。"
+        ),
+    )
     read_error_rate: float = field(
-        default=0.01, metadata={"help": "Substitutions per base of the reads, 0-1."}
+        default=0.01,
+        metadata=_help("Substitutions per base of the reads, 0-1.", "读段每碱基的替换率,0–1。"),
     )
     negatives: int = field(
-        default=4_000_000, metadata={"help": "Random k-mers queried for the false-positive rate."}
+        default=4_000_000,
+        metadata=_help(
+            "Random k-mers queried for the false-positive rate.",
+            "测量假阳性率时查询的随机 k-mer 数。",
+        ),
     )
-    threads: int = field(default=2, metadata={"help": "Threads that insert and query."})
+    threads: int = field(
+        default=2, metadata=_help("Threads that insert and query.", "插入与查询所用的线程数。")
+    )
 
     def __post_init__(self) -> None:
         check_parameters(

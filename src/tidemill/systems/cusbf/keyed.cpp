@@ -68,25 +68,56 @@ size_t keyed_contains(const uint64_t* words, uint64_t blocks, const uint64_t* ke
   return hits;
 }
 
-// ---- cuckoo filter (Fan et al. 2014): buckets of four 16-bit fingerprints, partial-key hashing
-// ----
+// ---- cuckoo filter (Fan et al. 2014): buckets of four 16-bit fingerprints, partial-key hashing.
+// Both buckets of a key are prefetched while earlier keys are served. ----
 
 namespace {
 
 struct Slot {
-  uint64_t bucket;
+  uint64_t bucket, other;
   uint16_t fingerprint;
 };
 
-Slot slot_of(uint64_t key, uint64_t mask) {
-  const uint64_t hash = xxhash64(key, 0);
-  const auto fingerprint = static_cast<uint16_t>(hash >> 48);
-  return {hash & mask, fingerprint == 0 ? uint16_t{1} : fingerprint};
-}
+constexpr size_t kAhead = 16;
 
 uint64_t other_bucket(uint64_t bucket, uint16_t fingerprint, uint64_t mask) {
   return (bucket ^ xxhash64(fingerprint, 1)) & mask;
 }
+
+Slot slot_of(uint64_t key, uint64_t mask) {
+  const uint64_t hash = xxhash64(key, 0);
+  const auto high = static_cast<uint16_t>(hash >> 48);
+  const uint16_t fingerprint = high == 0 ? uint16_t{1} : high;
+  return {hash & mask, other_bucket(hash & mask, fingerprint, mask), fingerprint};
+}
+
+// The slots of keys in turn, each asked of memory `kAhead` keys before it is handed out.
+class Slots {
+ public:
+  Slots(const uint16_t* table, uint64_t mask, const uint64_t* keys, size_t count)
+      : table_(table), mask_(mask), keys_(keys), count_(count) {
+    while (asked_ < kAhead && asked_ < count_) ask();
+  }
+  Slot next() {
+    const Slot slot = ring_[handed_++ % kAhead];
+    if (asked_ < count_) ask();
+    return slot;
+  }
+
+ private:
+  void ask() {
+    const Slot slot = slot_of(keys_[asked_], mask_);
+    __builtin_prefetch(table_ + slot.bucket * 4, 1);
+    __builtin_prefetch(table_ + slot.other * 4, 1);
+    ring_[asked_++ % kAhead] = slot;
+  }
+
+  const uint16_t* table_;
+  uint64_t mask_;
+  const uint64_t* keys_;
+  size_t count_, asked_ = 0, handed_ = 0;
+  Slot ring_[kAhead];
+};
 
 bool replace(uint16_t* bucket, uint16_t from, uint16_t to) {
   for (int i = 0; i < 4; ++i)
@@ -108,8 +139,9 @@ size_t cuckoo_insert(uint16_t* table, uint64_t buckets, const uint64_t* keys, si
   constexpr int kMaxKicks = 500;
   const uint64_t mask = buckets - 1;
   uint64_t random = 0;
+  Slots slots(table, mask, keys, count);
   for (size_t i = 0; i < count; ++i) {
-    Slot slot = slot_of(keys[i], mask);
+    Slot slot = slots.next();
     if (replace(table + slot.bucket * 4, 0, slot.fingerprint)) continue;
     std::pair<uint16_t*, uint16_t> undo[kMaxKicks];
     int kicks = 0;
@@ -133,11 +165,11 @@ size_t cuckoo_contains(const uint16_t* table, uint64_t buckets, const uint64_t* 
                        uint8_t* found) {
   const uint64_t mask = buckets - 1;
   size_t hits = 0;
+  Slots slots(table, mask, keys, count);
   for (size_t i = 0; i < count; ++i) {
-    const Slot slot = slot_of(keys[i], mask);
-    const uint64_t other = other_bucket(slot.bucket, slot.fingerprint, mask);
-    found[i] = holds(table + slot.bucket * 4, slot.fingerprint) ||
-               holds(table + other * 4, slot.fingerprint);
+    const Slot slot = slots.next();
+    found[i] = holds(table + slot.bucket * 4, slot.fingerprint) |
+               holds(table + slot.other * 4, slot.fingerprint);
     hits += found[i];
   }
   return hits;
@@ -146,11 +178,11 @@ size_t cuckoo_contains(const uint16_t* table, uint64_t buckets, const uint64_t* 
 size_t cuckoo_remove(uint16_t* table, uint64_t buckets, const uint64_t* keys, size_t count) {
   const uint64_t mask = buckets - 1;
   size_t removed = 0;
+  Slots slots(table, mask, keys, count);
   for (size_t i = 0; i < count; ++i) {
-    const Slot slot = slot_of(keys[i], mask);
-    const uint64_t other = other_bucket(slot.bucket, slot.fingerprint, mask);
+    const Slot slot = slots.next();
     removed += replace(table + slot.bucket * 4, slot.fingerprint, 0) ||
-               replace(table + other * 4, slot.fingerprint, 0);
+               replace(table + slot.other * 4, slot.fingerprint, 0);
   }
   return removed;
 }
