@@ -1,0 +1,1 @@
+"""Decoder language models: files, tokenizers, packed weights and the native step that runs them."""
