@@ -16,7 +16,7 @@ def q2_k(blocks: Blocks) -> Floats:
     minimum = floats16(blocks[:, 82:84]) * (packed >> np.uint8(4)).astype(np.float32)
     weights = (shifted(codes.reshape(-1, 32), range(0, 8, 2)) & np.uint8(3)).reshape(count, 16, 16)
     scaled = scale[:, :, None] * weights.astype(np.float32)
-    return (scaled - minimum[:, :, None]).reshape(count, 256)
+    return np.subtract(scaled, minimum[:, :, None]).reshape(count, 256)
 
 
 def q3_k(blocks: Blocks) -> Floats:
@@ -55,7 +55,7 @@ def _scaled(blocks: Blocks, codes: NDArray[np.uint8]) -> Floats:
     scale = floats16(blocks[:, 0:2]) * scales.astype(np.float32)
     minimum = floats16(blocks[:, 2:4]) * minima.astype(np.float32)
     scaled = scale[:, :, None] * codes.astype(np.float32)
-    return (scaled - minimum[:, :, None]).reshape(len(blocks), 256)
+    return np.subtract(scaled, minimum[:, :, None]).reshape(len(blocks), 256)
 
 
 def q4_k(blocks: Blocks) -> Floats:

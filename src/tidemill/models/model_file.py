@@ -29,6 +29,7 @@ from tidemill.models.tensor_info import TensorInfo
 if TYPE_CHECKING:
     from tidemill.models.chat_template import ChatTemplate
     from tidemill.models.gguf_cursor import MetadataValue
+    from tidemill.models.pull import Report
     from tidemill.models.tokenizer import Tokenizer
 
 _IGNORED = ("rope_freqs.weight",)  # read into the configuration
@@ -192,8 +193,10 @@ class ModelFile:
         return f"ModelFile({self.name!r}, {self.config.architecture}, {str(self.path)!r})"
 
 
-def open_model(name_or_path: str | Path) -> ModelFile:
+def open_model(name_or_path: str | Path, *, report: Report | None = None) -> ModelFile:
     """Open a model of the catalogue (pulled if need be), a GGUF file, or a safetensors folder.
+
+    ``report`` is told of a pull's progress: bytes that are there, bytes in all.
 
     Raises:
         InputError: there is no such model or file.
@@ -203,7 +206,7 @@ def open_model(name_or_path: str | Path) -> ModelFile:
     """
     from tidemill.models.store import ModelStore
 
-    path = ModelStore().pull(name_or_path)
+    path = ModelStore().pull(name_or_path, report)
     name = str(name_or_path) if path != Path(name_or_path) else path.stem
     if path.is_dir() or path.suffix == ".safetensors":
         return ModelFile(SafetensorsFile.open(path), path=path, name=name)
