@@ -158,7 +158,7 @@ class Cursor:
         return cast("MetadataArray", found)
 
     def _strings(self, key: str, count: int) -> tuple[str, ...]:
-        """Vocabularies, in one loop: half the time that a call of ``string`` for each would take."""
+        """Vocabularies, in one loop: half the time of a call of ``string`` for each."""
         what = f"an element of {key!r}"
         data, size, position, read = self._data, self.size, self.position, _UINT64.unpack_from
         self._reserve(8 * count, repr(key))
