@@ -168,3 +168,14 @@ def test_an_example_runs(path: Path, tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
+
+
+def test_the_pictures_that_pages_show_are_those_the_script_takes() -> None:
+    shown = {
+        Path(name).name
+        for page in PAGES
+        for name in re.findall(r"\(([^)\s]+\.png)\)", page.read_text(encoding="utf-8"))
+    }
+    script = (ROOT / "scripts" / "screenshots.py").read_text(encoding="utf-8")
+    assert shown == {f"{name}.png" for name in re.findall(r'yield Shot\("([^"]+)"', script)}
+    assert shown <= {path.name for path in (ROOT / "docs" / "images").iterdir()}
