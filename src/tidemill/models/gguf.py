@@ -10,15 +10,15 @@ from __future__ import annotations
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
-from stat import S_ISREG
 from types import MappingProxyType, TracebackType
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill.errors import CorruptFile, InputError, UnsupportedModel
+from tidemill.errors import InputError, UnsupportedModel
 from tidemill.models.gguf_cursor import Cursor, MetadataValue
+from tidemill.models.mapped_file import map_file
 from tidemill.models.quants import dequantize
 from tidemill.models.tensor_info import TensorInfo, tensor_info
 
@@ -68,7 +68,7 @@ class GGUFFile:
             UnsupportedModel: it is well-formed but of a version or type that is not known.
         """
         path = Path(path)
-        return cls(path, _mapped(path))
+        return cls(path, map_file(path))
 
     def raw(self, name: str) -> NDArray[np.uint8]:
         """The stored bytes of tensor ``name``: a read-only view of shape (nbytes,), not a copy."""
@@ -108,21 +108,6 @@ class GGUFFile:
 
     def __repr__(self) -> str:
         return f"GGUFFile({str(self.path)!r}, {len(self.tensors)} tensors)"
-
-
-def _mapped(path: Path) -> mmap.mmap:
-    try:
-        status = path.stat()
-        if not S_ISREG(status.st_mode):
-            raise InputError(f"{path} — is not a file; give the path of a .gguf file.")
-        if status.st_size == 0:
-            raise CorruptFile(f"{path} — is empty; pull or copy it again.")
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} — cannot be read: {error}.") from error
 
 
 def _read_header(cursor: Cursor) -> tuple[int, int]:

@@ -15,7 +15,8 @@ def q2_k(blocks: Blocks) -> Floats:
     scale = floats16(blocks[:, 80:82]) * (packed & np.uint8(15)).astype(np.float32)
     minimum = floats16(blocks[:, 82:84]) * (packed >> np.uint8(4)).astype(np.float32)
     weights = (shifted(codes.reshape(-1, 32), range(0, 8, 2)) & np.uint8(3)).reshape(count, 16, 16)
-    return (scale[:, :, None] * weights - minimum[:, :, None]).reshape(count, 256)
+    scaled = scale[:, :, None] * weights.astype(np.float32)
+    return np.subtract(scaled, minimum[:, :, None]).reshape(count, 256)
 
 
 def q3_k(blocks: Blocks) -> Floats:
@@ -53,7 +54,8 @@ def _scaled(blocks: Blocks, codes: NDArray[np.uint8]) -> Floats:
     scales, minima = _scales_and_minima(blocks[:, 4:16])
     scale = floats16(blocks[:, 0:2]) * scales.astype(np.float32)
     minimum = floats16(blocks[:, 2:4]) * minima.astype(np.float32)
-    return (scale[:, :, None] * codes - minimum[:, :, None]).reshape(len(blocks), 256)
+    scaled = scale[:, :, None] * codes.astype(np.float32)
+    return np.subtract(scaled, minimum[:, :, None]).reshape(len(blocks), 256)
 
 
 def q4_k(blocks: Blocks) -> Floats:
