@@ -81,7 +81,7 @@ PRE_TOKENIZATIONS: dict[str, PreTokenization] = {
     "tekken": PreTokenization((_TEKKEN,), whole_pieces=True, add_bos=True),
     "deepseek-v3": PreTokenization((r"\p{N}{1,3}", r"[一-龥぀-ゟ゠-ヿ]+", _DEEPSEEK3)),
 }
-"""By the name in ``tokenizer.ggml.pre``. ``default`` is what llama.cpp takes where none is named."""
+"""By the name in ``tokenizer.ggml.pre``; llama.cpp takes ``default`` where none is named."""
 
 
 def pre_tokenization(name: str) -> PreTokenization:

@@ -110,8 +110,10 @@ void Merger::merge(std::string_view piece, std::vector<Symbol>& symbols,
     if (symbol.id >= 0) {
       ids.push_back(symbol.id);
     } else {
-      for (const char byte : piece.substr(symbol.begin, symbol.size))
-        ids.push_back(byte_ids_[static_cast<uint8_t>(byte)]);
+      for (const char byte : piece.substr(symbol.begin, symbol.size)) {
+        const int32_t id = byte_ids_[static_cast<uint8_t>(byte)];
+        if (id >= 0) ids.push_back(id);
+      }
     }
   }
 }

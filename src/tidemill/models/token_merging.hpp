@@ -48,7 +48,7 @@ struct Merge {
 /// O(n log n) in the length of a piece.
 class Merger {
  public:
-  /// `byte_ids` stands in for what no token spells.
+  /// `byte_ids` stands in for what no token spells; a byte of id -1 is lost.
   Merger(const TokenTable& table, const std::array<int32_t, 256>& byte_ids)
       : table_(table), byte_ids_(byte_ids) {}
   virtual ~Merger() = default;

@@ -36,7 +36,8 @@ void require_ids(std::span<const int32_t> ids, const TokenTable& table, const ch
 
 std::array<int32_t, 256> fallback(const In<int32_t>& ids, const TokenTable& table) {
   require(ids.size() == 256, "byte_ids must hold one token id for each byte");
-  require_ids(span(ids), table, "byte_ids holds an id that is not a token's");
+  for (const int32_t id : span(ids))
+    require(id >= -1 && id < static_cast<int64_t>(table.size()), "byte_ids must be ids or -1");
   std::array<int32_t, 256> copy;
   std::copy_n(ids.data(), 256, copy.begin());
   return copy;

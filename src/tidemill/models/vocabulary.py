@@ -155,25 +155,24 @@ class Vocabulary:
         return np.ascontiguousarray(found.T)
 
     def byte_ids(self) -> NDArray[np.int32]:
-        """The token of each of the 256 bytes, the unknown token where there is none."""
+        """The token of each of the 256 bytes.
+
+        Where there is none: for SentencePiece the unknown token; for byte-level BPE -1, and the
+        byte is lost, as in llama.cpp and ``tokenizers`` (SmolLM2 cannot write some of ASCII's
+        control characters).
+        """
         ids = {text: token_id for token_id, text in enumerate(self.texts)}
+        if self.kind == "gpt2":
+            return np.array([ids.get(BYTE_ALPHABET[byte], -1) for byte in range(256)], np.int32)
         unknown = self.token_id("unknown_token_id")
-        found = np.empty(256, np.int32)
-        for byte in range(256):
-            text = BYTE_ALPHABET[byte] if self.kind == "gpt2" else f"<0x{byte:02X}>"
-            token_id = ids.get(text, unknown)
-            if token_id is None:
-                if byte in (0xC0, 0xC1) or byte >= 0xF5:  # in no UTF-8 text
-                    token_id = 0
-                else:
-                    raise _corrupt(
-                        "tokens",
-                        f"has no token {text!r} for byte 0x{byte:02X}, and none for what is "
-                        "unknown",
-                        "a token for each byte, or an unknown_token_id",
-                    )
-            found[byte] = token_id
-        return found
+        found = [ids.get(f"<0x{byte:02X}>", unknown) for byte in range(256)]
+        if None in found:
+            raise _corrupt(
+                "tokens",
+                f"has no token <0x{found.index(None):02X}>, and none for what is unknown",
+                "a token for each byte, or an unknown_token_id",
+            )
+        return np.array(found, np.int32)
 
 
 def _spell_byte_level(text: str, kind: int) -> bytes:
