@@ -4,7 +4,11 @@
 namespace nb = nanobind;
 
 namespace tidemill::models {
+void bind_sampler(nb::module_& m);
 void bind_tokenizer(nb::module_& m);
 }  // namespace tidemill::models
 
-void register_models(nb::module_& m) { tidemill::models::bind_tokenizer(m); }
+void register_models(nb::module_& m) {
+  tidemill::models::bind_sampler(m);
+  tidemill::models::bind_tokenizer(m);
+}

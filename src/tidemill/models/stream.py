@@ -88,7 +88,7 @@ class _StopSearch:
 
     def __init__(self, stop: tuple[str, ...]) -> None:
         self._stop = stop
-        self._held = ""
+        self._held: str = ""
         self.found: str | None = None
 
     def feed(self, text: str, *, last: bool) -> str:
