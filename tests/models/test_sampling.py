@@ -140,8 +140,8 @@ def test_the_native_sampler_draws_the_tokens_of_the_reference(
 def test_vocabularies_of_all_sizes_are_sampled_alike(vocabulary: int, setting: str) -> None:
     params = SamplingParams(seed=5, **PARAMS[setting])
     fast, slow = Sampler(params, [0]), ReferenceSampler(params, [0])
-    for _, logits in random_logits(max(vocabulary, 18)):
-        logits = np.ascontiguousarray(logits[:vocabulary])
+    for _, drawn in random_logits(max(vocabulary, 18)):
+        logits = np.ascontiguousarray(drawn[:vocabulary])
         if np.isfinite(logits).any():
             assert fast.sample(logits) == slow.sample(logits)
 
@@ -152,19 +152,19 @@ def test_vocabularies_of_all_sizes_are_sampled_alike(vocabulary: int, setting: s
         min_size=1,
         max_size=150,
     ).filter(lambda found: max(found) > -math.inf),
-    st.floats(0.01, 5),
-    st.integers(-1, 160),
-    st.floats(0.01, 1),
-    st.floats(0, 1),
-    st.integers(0, 2**64 - 1),
+    st.builds(
+        SamplingParams,
+        temperature=st.floats(0.01, 5),
+        top_k=st.integers(-1, 160),
+        top_p=st.floats(0.01, 1),
+        min_p=st.floats(0, 1),
+        seed=st.integers(0, 2**64 - 1),
+    ),
 )
 def test_any_settings_give_both_samplers_the_same_token(
-    values: list[float], temperature: float, top_k: int, top_p: float, min_p: float, seed: int
+    values: list[float], params: SamplingParams
 ) -> None:
     logits = np.array(values, np.float32)
-    params = SamplingParams(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
-    )
     slow = ReferenceSampler(params, [])
     kept = np.flatnonzero(slow.probabilities(logits))
     chosen = slow.sample(logits)

@@ -247,10 +247,17 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             _check_arguments(left, "__mod__", values)
         return _charge(super().call_binop(context, operator, left, right))
 
-    def format_string(self, s: str, args: Any, kwargs: Any, format_func: Any = None) -> str:
-        """``s.format(…)``."""
-        _check_arguments(s, "format", (*args, *kwargs.values()))
-        return super().format_string(s, args, kwargs, format_func)
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """``s.format``, with its widths checked."""
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+
+        def checked(*args: Any, **kwargs: Any) -> str:
+            _check_arguments(value.__self__, "format", (*args, *kwargs.values()))
+            return wrapped(*args, **kwargs)
+
+        return checked
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Whether a template may touch ``obj.attr``."""

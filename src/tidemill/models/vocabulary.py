@@ -75,7 +75,7 @@ class Vocabulary:
         kind = metadata.get(f"{_PREFIX}model")
         if kind not in ("gpt2", "llama"):
             raise UnsupportedModel(
-                f"tokenizer.ggml.model={str(kind)[:60]!r} — cannot be used; known are gpt2 "
+                f"tokenizer.ggml.model={kind!r:.60} — cannot be used; known are gpt2 "
                 "(byte-level BPE) and llama (SentencePiece); convert the model with a current "
                 "llama.cpp."
             )
