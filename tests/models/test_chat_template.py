@@ -285,6 +285,17 @@ def test_a_template_that_leaves_its_sandbox_is_stopped(source: str) -> None:
         "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x+n.x %}{% endfor %}",
         "{% set n = namespace(x=9) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
         "{% for i in range(99999) %}{{ 'a' * 9999 }}{% endfor %}",
+        "{{ [['a' * 999999] * 999] }}",
+        "{{ ([['a' * 999999] * 999] * 999) | string }}",
+        "{{ [['a' * 999999] * 999] | tojson }}",
+        "{{ (['a' * 999999] * 999) | join }}",
+        "{{ ''.join(['a' * 999999] * 999) }}",
+        "{{ 'x' ~ ['a' * 999999] * 999 }}",
+        "{{ ('{0}' * 99999).format('a' * 999999) }}",
+        "{{ ('%(a)s' * 99999) % {'a': 'a' * 999999} }}",
+        "{{ ('a ' * 99999) | wordwrap(1, wrapstring='a' * 999999) }}",
+        "{{ ('a\n' * 99999) | indent('a' * 999999) }}",
+        "{{ ([[0] * 99999] * 99) | sum(start=[]) | length }}",
         "{{ lipsum(n=100000000) }}",
         "{{ 'a'.translate({97: 'b' * 999999}) }}",
     ],
@@ -295,7 +306,7 @@ def test_a_template_that_would_fill_the_memory_is_stopped(source: str) -> None:
 
 
 def test_a_template_that_would_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidemill.models.template_sandbox.CPU_SECONDS", 0.1)
+    monkeypatch.setattr("tidemill.models.template_limits.CPU_SECONDS", 0.1)
     loop = "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3
     with pytest.raises(CorruptFile, match="CPU time"):
         ChatTemplate(loop).render(HELLO)

@@ -16,7 +16,8 @@ import jinja2
 from jinja2.exceptions import SecurityError
 
 from tidemill.errors import CorruptFile, InputError, UnsupportedModel
-from tidemill.models.template_sandbox import TemplateEnvironment, limited, run
+from tidemill.models.template_limits import limited
+from tidemill.models.template_sandbox import TemplateEnvironment, run
 from tidemill.models.vocabulary import Vocabulary
 
 MAX_TEMPLATE_CHARACTERS = 1 << 20

@@ -1,24 +1,15 @@
-"""Jinja as chat templates know it, in a sandbox with an end: the template comes with the model.
+"""Jinja as chat templates know it, in a sandbox: the template comes with the model.
 
 What ``transformers`` adds to Jinja is here too (``raise_exception``, ``strftime_now``, its
-``tojson``, loop controls, the ``generation`` tag). Jinja's own sandbox keeps a template from
-Python's internals, but not from running for ever or filling the memory. So every step of a template
-is counted against a limit of CPU time, and everything that can make a large value against one of
-size: each string or list that it builds, and all of them together.
+``tojson``, loop controls, the ``generation`` tag). ``template_limits`` says what a template may
+use; here is where it is counted.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import sys
-import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from types import FrameType
 from typing import Any, cast
 
 import jinja2
@@ -31,84 +22,29 @@ from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace, pass_context, pass_eval_context
 
-CPU_SECONDS = 2.0
-MAX_VALUE = 1 << 24
-"""Characters or items of one value, and of the whole output."""
-MAX_BUILT = 1 << 29
-"""Characters and items of all values that one rendering builds."""
-MAX_ARGUMENT = 1 << 20
-"""An integer given to a filter or method, or a width in a format."""
-_MAX_BITS = 4096
+from tidemill.models.template_limits import (
+    MAX_VALUE,
+    LimitExceeded,
+    Rendering,
+    charge,
+    charge_joined,
+    charge_text,
+    check_arguments,
+    check_bits,
+    check_product,
+    current,
+    limited,
+)
+
 _UNSAFE_ATTRIBUTES = frozenset(("translate", "maketrans", "format_map", "expandtabs"))
-_WIDE = re.compile(r"\d{6,}|\*")
-
-
-class LimitExceeded(SecurityError):
-    """The template takes more time or space than any honest one."""
-
-
-@dataclass(slots=True)
-class Rendering:
-    """What one rendering has used, and the spans that the ``generation`` tag marked."""
-
-    cpu_until_s: float
-    built: int = 0
-    blocks: list[str] = field(default_factory=list[str])
-    spans: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
-
-    def charge(self, size: int) -> None:
-        """Count a value of ``size``."""
-        self.built += size
-        if size > MAX_VALUE or self.built > MAX_BUILT:
-            raise LimitExceeded(f"it builds more than {MAX_VALUE} characters or items")
-
-    def step(self, frame: FrameType, event: str, argument: object) -> Any:
-        """A trace function that ends the rendering when its time is over."""
-        del event, argument
-        if time.thread_time() > self.cpu_until_s:
-            raise LimitExceeded(f"it takes more than {CPU_SECONDS:g} s of CPU time")
-        return self.step if frame.f_code.co_filename == "<template>" else None
-
-
-_current: ContextVar[Rendering | None] = ContextVar("rendering", default=None)
-
-
-@contextmanager
-def limited() -> Generator[Rendering]:
-    """Count what this thread does with a template from here on."""
-    rendering = Rendering(time.thread_time() + CPU_SECONDS)
-    token = _current.set(rendering)
-    outer = sys.gettrace()
-    sys.settrace(rendering.step)
-    try:
-        yield rendering
-    finally:
-        sys.settrace(outer)
-        _current.reset(token)
-
-
-def _charge(value: object) -> object:
-    if isinstance(value, str | list | tuple | dict):
-        _charge_size(len(cast("Sequence[object]", value)))
-    return value  # pyright: ignore[reportUnknownVariableType]
-
-
-def _check_arguments(subject: object, name: str, arguments: tuple[object, ...]) -> None:
-    """Refuse what could make a large value in one step that no trace can end."""
-    for argument in arguments:
-        if isinstance(argument, int) and abs(argument) > MAX_ARGUMENT:
-            raise LimitExceeded(f"it gives {name} a number over {MAX_ARGUMENT}")
-    rendering = _current.get()
-    if rendering is None or not isinstance(subject, str):
-        return
-    if name in ("format", "__mod__") and _WIDE.search(subject):
-        raise LimitExceeded("it formats with a width of six digits or more")
-    if name == "replace" and len(arguments) > 1:
-        old, new = str(arguments[0]), str(arguments[1])
-        grown = (subject.count(old) if old else len(subject) + 1) * len(new)
-        rendering.charge(len(subject) + grown)
-    if name == "join" and arguments and isinstance(arguments[0], list | tuple):
-        rendering.charge(len(subject) * len(cast("Sequence[object]", arguments[0])))
+_STRUCTURAL = frozenset(
+    (
+        "abs", "attr", "batch", "count", "d", "default", "dictsort", "first", "float", "groupby",
+        "int", "items", "last", "length", "list", "map", "max", "min", "random", "reject",
+        "rejectattr", "reverse", "round", "select", "selectattr", "slice", "sort", "unique",
+    )
+)  # fmt: skip
+"""Filters that make no text of what they are given."""
 
 
 def _checked_filter(name: str, function: Callable[..., object]) -> Callable[..., object]:
@@ -116,38 +52,23 @@ def _checked_filter(name: str, function: Callable[..., object]) -> Callable[...,
 
     @pass_context  # which also keeps the compiler from running it on constants, outside the limits
     def checked(context: Context, value: object, *args: object, **kwargs: object) -> object:
-        if name == "join" and args:
+        arguments = (*args, *kwargs.values())
+        if name == "join":
             value = list(cast("Sequence[object]", value))
-            _check_arguments(str(args[0]), name, (value,))
-        else:
-            _check_arguments(value, name, (*args, *kwargs.values()))
+            separators = [argument for argument in arguments if isinstance(argument, str)]
+            charge_joined(value, max(separators, key=len, default=""))
+        elif name not in _STRUCTURAL:
+            charge_text(value)
+            charge_text(arguments)
+        check_arguments(value, name, arguments)
         first: dict[str, tuple[object, ...]] = {
             "context": (context,),
             "eval_context": (context.eval_ctx,),
             "environment": (context.environment,),
         }
-        return _charge(function(*first.get(wanted, ()), value, *args, **kwargs))
+        return charge(function(*first.get(wanted, ()), value, *args, **kwargs))
 
     return checked
-
-
-def _multiplied(left: object, right: object) -> None:
-    for value, times in ((left, right), (right, left)):
-        if isinstance(value, str | list | tuple) and isinstance(times, int):
-            _charge_size(len(cast("Sequence[object]", value)) * times)
-    if isinstance(left, int) and isinstance(right, int):
-        _check_bits(left.bit_length() + right.bit_length())
-
-
-def _charge_size(size: int) -> None:
-    rendering = _current.get()
-    if rendering is not None and size > 0:
-        rendering.charge(size)
-
-
-def _check_bits(bits: int) -> None:
-    if bits > _MAX_BITS:
-        raise LimitExceeded(f"it computes with numbers of more than {_MAX_BITS} bits")
 
 
 class _Generation(Extension):
@@ -164,7 +85,7 @@ class _Generation(Extension):
     def _mark(self, context: nodes.EvalContext, caller: Macro) -> str:
         del context
         text = str(caller())
-        if (rendering := _current.get()) is not None:
+        if (rendering := current.get()) is not None:
             begin = sum(map(len, rendering.blocks))
             rendering.spans.append((begin, begin + len(text)))
         return text
@@ -218,7 +139,10 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_Generation, loopcontrols],
+            finalize=charge_text,
         )
         self.filters["tojson"] = _to_json
         filters = cast("dict[str, Callable[..., object]]", self.filters)
@@ -232,20 +156,19 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def concatenated(self, parts: tuple[object, ...]) -> str:
         """``a ~ b``."""
-        texts = [str(part) for part in parts]
-        _charge_size(sum(map(len, texts)))
-        return "".join(texts)
+        charge_text(parts)
+        return "".join(map(str, parts))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """One of the intercepted operators."""
         if operator == "*":
-            _multiplied(left, right)
+            check_product(left, right)
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
-            _check_bits(left.bit_length() * max(right, 0))
+            check_bits(left.bit_length() * max(right, 0))
         elif operator == "%" and isinstance(left, str):
             values = cast("tuple[object, ...]", right if isinstance(right, tuple) else (right,))
-            _check_arguments(left, "__mod__", values)
-        return _charge(super().call_binop(context, operator, left, right))
+            check_arguments(left, "__mod__", values)
+        return charge(super().call_binop(context, operator, left, right))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """``s.format``, with its widths checked."""
@@ -254,7 +177,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             return None
 
         def checked(*args: Any, **kwargs: Any) -> str:
-            _check_arguments(value.__self__, "format", (*args, *kwargs.values()))
+            check_arguments(value.__self__, "format", (*args, *kwargs.values()))
             return wrapped(*args, **kwargs)
 
         return checked
@@ -267,8 +190,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         """A call that stands in the template."""
         subject = getattr(__obj, "__self__", None)
         name = str(getattr(__obj, "__name__", "a function"))
-        _check_arguments(subject, name, (*args, *kwargs.values()))
-        return _charge(super().call(__context, __obj, *args, **kwargs))
+        check_arguments(subject, name, (*args, *kwargs.values()))
+        return charge(super().call(__context, __obj, *args, **kwargs))
 
 
 def _raise_exception(message: object) -> None:
