@@ -60,8 +60,8 @@ class ReferenceSampler:
             probabilities = self.probabilities(logits)
             passed = np.cumsum(probabilities)
             target = uniform(self.seed, drawn) * passed[-1]
-            last = int(np.flatnonzero(probabilities)[-1])
-            chosen = min(int(np.searchsorted(passed, target, side="right")), last)
+            last = max(np.flatnonzero(probabilities).tolist())
+            chosen = min(int(np.count_nonzero(passed <= target)), last)
         self._output[chosen] += 1
         return chosen
 
