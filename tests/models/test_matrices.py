@@ -28,7 +28,7 @@ SHAPES = ((8, 256), (64, 512), (13, 768), (1, 256), (523, 256))
 
 
 def random_raw(name: str, rows: int, cols: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Every code, sub-scale and sign that the format can hold, as bytes of shape (rows, row bytes)."""
+    """Every code, sub-scale and sign that the format can hold: bytes (rows, row bytes)."""
     rng = np.random.default_rng(seed)
     if name in FLOATS:
         kind = gguf.GGMLQuantizationType[name]
@@ -180,20 +180,20 @@ def test_float_matrices_take_any_number_of_columns(room):
 
 
 @pytest.mark.parametrize(
-    ("type_", "rows", "cols", "size", "message"),
+    ("type_", "shape", "size", "message"),
     [
-        (8, 8, 32, 271, "raw holds 271 bytes, the matrix 272"),
-        (8, 8, 33, 272, "cols=33 must be a multiple of 32"),
-        (12, 8, 32, 144, "cols=32 must be a multiple of 256"),
-        (8, 0, 32, 0, "rows and cols"),
-        (8, 2**40, 2**40, 0, "rows and cols"),
-        (1, 2, 2, 7, "raw holds 7 bytes, the matrix 8"),
-        (99, 8, 32, 272, "GGML type 99 cannot be packed"),
+        (8, (8, 32), 271, "raw holds 271 bytes, the matrix 272"),
+        (8, (8, 33), 272, "cols=33 must be a multiple of 32"),
+        (12, (8, 32), 144, "cols=32 must be a multiple of 256"),
+        (8, (0, 32), 0, "rows and cols"),
+        (8, (2**40, 2**40), 0, "rows and cols"),
+        (1, (2, 2), 7, "raw holds 7 bytes, the matrix 8"),
+        (99, (8, 32), 272, "GGML type 99 cannot be packed"),
     ],
 )
-def test_bytes_that_are_no_such_matrix_are_refused(room, type_, rows, cols, size, message):
+def test_bytes_that_are_no_such_matrix_are_refused(room, type_, shape, size, message):
     with pytest.raises(ValueError, match=message):
-        room.pack_linear(type_, rows, cols, np.zeros(size, np.uint8), room.Pool(1))
+        room.pack_linear(type_, *shape, np.zeros(size, np.uint8), room.Pool(1))
 
 
 def test_an_input_of_another_width_is_refused(room):

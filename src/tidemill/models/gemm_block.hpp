@@ -3,10 +3,12 @@
 // Block<F> opens a block once for many tokens. Two bodies of one meaning: AVX2 and portable.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "activations.hpp"
 #include "layout.hpp"
@@ -138,7 +140,9 @@ class Block {
   }
   static __m256i without_offset(__m256i dot, int32_t sum) {
     if constexpr (F::kOffset == 0) return dot;
-    return _mm256_sub_epi32(dot, _mm256_set1_epi32(F::kOffset * sum));
+    // Shifted as a vector: a scalar product would have to cross from the integer registers.
+    return _mm256_sub_epi32(
+        dot, _mm256_slli_epi32(_mm256_set1_epi32(sum), std::countr_zero(unsigned{F::kOffset})));
   }
 
   __m256i codes_[kGroups];
