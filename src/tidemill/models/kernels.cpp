@@ -21,6 +21,8 @@ using namespace nb::literals;
 
 namespace tidemill::models {
 
+void bind_decoder(nb::module_& m);
+
 namespace {
 
 template <class T>
@@ -110,4 +112,5 @@ void register_models(nb::module_& m) {
   using namespace tidemill::models;
   bind_pool(m);
   bind_linear(m);
+  bind_decoder(m);
 }
