@@ -218,7 +218,8 @@ REFUSED_GGUF: dict[str, tuple[Gguf, type[Exception], str]] = {
         CorruptFile,
         "not a number",
     ),
-    "theta below 0": (llama(llama__rope__freq_base=-1.0), CorruptFile, "a positive number"),
+    "theta below 0": (llama(llama__rope__freq_base=-1.0), CorruptFile, "above 1"),
+    "theta almost 0": (llama(llama__rope__freq_base=1e-30), CorruptFile, "above 1"),
     "no embedding": (Gguf(llama().metadata), CorruptFile, "token_embd.weight"),
 }
 

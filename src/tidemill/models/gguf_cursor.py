@@ -158,19 +158,22 @@ class Cursor:
         return cast("MetadataArray", found)
 
     def _strings(self, key: str, count: int) -> tuple[str, ...]:
-        """Vocabularies: written for speed, 0.25 µs a string instead of 0.9 with ``string``."""
+        """Vocabularies, in one loop: half the time of a call of ``string`` for each."""
         what = f"an element of {key!r}"
         data, size, position, read = self._data, self.size, self.position, _UINT64.unpack_from
         self._reserve(8 * count, repr(key))
         strings: list[str] = []
-        for _ in range(count):
-            if position + 8 > size:
-                raise self.corrupt(f"{what} needs 8 bytes at {position}, past the end")
-            (length,) = read(data, position)
-            position += 8
-            if length > size - position or length > MAX_STRING_BYTES:
-                raise self.corrupt(f"{what} claims {length} bytes, {size - position} are left")
-            strings.append(self._text(data[position : position + length], what))
-            position += length
+        try:
+            for _ in range(count):
+                (length,) = read(data, position)
+                position += 8
+                if length > size - position or length > MAX_STRING_BYTES:
+                    raise self.corrupt(f"{what} claims {length} bytes, {size - position} are left")
+                strings.append(data[position : position + length].decode())
+                position += length
+        except struct.error as error:
+            raise self.corrupt(f"{what} needs 8 bytes at {position}, past the end") from error
+        except UnicodeDecodeError as error:
+            raise self.corrupt(f"{what} is not UTF-8 ({error.reason})") from error
         self.position = position
         return tuple(strings)

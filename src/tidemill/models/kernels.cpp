@@ -22,6 +22,8 @@ using namespace nb::literals;
 namespace tidemill::models {
 
 void bind_decoder(nb::module_& m);
+void bind_sampler(nb::module_& m);
+void bind_tokenizer(nb::module_& m);
 
 namespace {
 
@@ -113,4 +115,6 @@ void register_models(nb::module_& m) {
   bind_pool(m);
   bind_linear(m);
   bind_decoder(m);
+  bind_sampler(m);
+  bind_tokenizer(m);
 }
