@@ -34,7 +34,7 @@ def bench_llm(  # noqa: PLR0913 - one parameter per option
     tokens: Annotated[int, typer.Option(min=1, help="Decoded in each run.")] = 32,
     streams: Annotated[int, typer.Option(min=1, max=64, help="Texts side by side.")] = 8,
     prompt: Annotated[int, typer.Option(min=2, help="Tokens of the prefilled prompt.")] = 512,
-    repeats: Annotated[int, typer.Option(min=3, help="Runs of each side, in turn.")] = 5,
+    repeats: Annotated[int, typer.Option(min=5, help="Runs of each side, in turn.")] = 5,
     threads: Threads = None,
     weights: Weights = None,
     kv: Kv = None,

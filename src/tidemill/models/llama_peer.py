@@ -25,7 +25,7 @@ class LlamaPeer:
         self._model: Any = None
         self._context: Any = None
         api = self._api
-        self._silence = api.llama_log_callback(lambda *_: None)  # must outlive the library's use
+        self._silence = api.llama_log_callback(_ignore)  # must outlive the library's use
         api.llama_log_set(self._silence, None)
         self._model = api.llama_model_load_from_file(
             str(path).encode(), api.llama_model_default_params()
@@ -99,6 +99,10 @@ class LlamaPeer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _ignore(_level: int, _text: bytes, _data: object) -> None:
+    """Take a line of llama.cpp's log and drop it."""
 
 
 def _imported() -> Any:

@@ -152,15 +152,15 @@ class NativeDecoder:
                 f"{self.context}; shorten the prompt, or open the model with a larger context."
             )
         try:
-            for first in range(0, len(ids), PROMPT_CHUNK):
-                chunk = ids[first : first + PROMPT_CHUNK]
-                is_last = first + PROMPT_CHUNK >= len(ids)
-                logits = self.step([Part(sequence, chunk, int(is_last))])
+            last = (len(ids) - 1) // PROMPT_CHUNK * PROMPT_CHUNK
+            for first in range(0, last, PROMPT_CHUNK):
+                self.step([Part(sequence, ids[first : first + PROMPT_CHUNK], 0)])
+            logits = self.step([Part(sequence, ids[last:])])
         except BaseException:
             if sequence.length > before:
                 sequence.truncate(before)
             raise
-        return logits[0]
+        return cast("NDArray[np.float32]", logits[0])
 
     def _arguments(self, parts: Sequence[Part]) -> tuple[Any, ...]:
         for part in parts:

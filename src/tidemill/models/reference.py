@@ -136,7 +136,7 @@ class ReferenceDecoder:
             role = "embedding"
         key = (role, layer)
         if key not in self._weights:
-            self._weights[key] = self._torch.from_numpy(self._source.weight(role, layer))
+            self._weights[key] = self._torch.as_tensor(self._source.weight(role, layer))
         return self._weights[key]
 
     def _check(self, ids: Sequence[int]) -> None:

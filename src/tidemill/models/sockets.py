@@ -1,9 +1,9 @@
 """Where a system's parts join a decoder: the sockets ``weights`` and ``kv-cache``.
 
 A system offers a ``Plug`` for a socket; the user names it, as in ``--weights grinqh:3.0``. This
-room imports no system: plugs are found through ``tidemill.bench.system``. What ``Plug.make(options)``
-gives must be a ``WeightPlug`` or a ``KVPlug``; the native objects behind them are C++ classes
-derived from ``Linear`` (linear.hpp) and ``KVCache`` (kv.hpp).
+room imports no system: ``tidemill.bench.system`` finds the plugs. What ``Plug.make(options)`` gives
+must be a ``WeightPlug`` or a ``KVPlug``; the native objects behind them are C++ classes derived
+from ``Linear`` (linear.hpp) and ``KVCache`` (kv.hpp).
 """
 
 from __future__ import annotations
