@@ -77,11 +77,7 @@ struct Prepared {
 void read_norms(const Group& group, const uint8_t* tile, float* norms) {
   const uint8_t* at = tile + group.norms;
   if (group.is_logarithmic) {
-    for (size_t t = 0; t < kTile; ++t) {
-      const float code = static_cast<float>(at[t]);
-      const float norm = exp2_fast(group.low + group.step * (code - 1.0f));
-      norms[t] = code > 0.0f ? norm : 0.0f;
-    }
+    norms_of(at, group.low, group.step, norms);
     return;
   }
 #ifdef __F16C__
@@ -176,27 +172,6 @@ class Walk {
       }
       turn(b, step_cos_[b], step_sin_[b]);
     }
-  }
-
-  // Weight times norm as 0..255; returns what a level stands for.
-  static float levels_of(const float* weights, const float* norms, uint8_t* levels) {
-    alignas(32) float product[kTile];
-    float lanes[8] = {};
-    for (size_t t = 0; t < kTile; t += 8)
-      for (size_t i = 0; i < 8; ++i) {
-        const float x = weights[t + i] * norms[t + i];
-        product[t + i] = x;
-        lanes[i] = lanes[i] < x ? x : lanes[i];
-      }
-    const float top = *std::max_element(lanes, lanes + 8);
-    if (!(top > 0)) {
-      std::memset(levels, 0, kTile);
-      return 0;
-    }
-    const float inverse = 255.0f / top;
-    for (size_t t = 0; t < kTile; ++t)
-      levels[t] = static_cast<uint8_t>(static_cast<int32_t>(product[t] * inverse + 0.5f));
-    return top / 255.0f;
   }
 
   const Prepared& query_;
