@@ -32,6 +32,8 @@ from tidemill.bench.wording import unit_sign, with_interval, word
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "docs" / "measured"
 IMAGES = ROOT / "docs" / "images"
+DEVICE_TWINS = ("gpu.py", "triton_kernels.py")
+"""Files of a system that no figure of this machine comes from."""
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 PART = re.compile(
     r"(<!-- generated: (?P<name>[^\n]*?) -->\n).*?(<!-- end generated -->)", re.DOTALL
@@ -71,8 +73,9 @@ def stale(system: System) -> str:
     code = str(document["environment"]["code"])
     commit, dirty, _ = code.partition("+dirty")
     folder = f"src/tidemill/systems/{system.name}"
+    twins = [f":(exclude){folder}/{name}" for name in DEVICE_TWINS]
     changed = subprocess.run(
-        ["git", "diff", "--quiet", commit, "--", folder, "src/tidemill/bench/compare.py"],
+        ["git", "diff", "--quiet", commit, "--", folder, *twins, "src/tidemill/bench/compare.py"],
         cwd=ROOT,
         check=False,
     ).returncode

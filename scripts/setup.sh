@@ -54,7 +54,7 @@ fi
 log=.venv/setup.log
 say "installing tidemill ($mode) into .venv; compiling the kernels takes about a minute (log: $log)"
 extra=''
-[ "$mode" = dev ] && extra='[dev,ray,torch]'
+[ "$mode" = dev ] && extra='[dev,ray,torch,triton]'
 if ! .venv/bin/python -m pip install --disable-pip-version-check --quiet \
   -c requirements/constraints.txt -e ".$extra" >"$log" 2>&1; then
   tail -n 30 "$log" >&2

@@ -200,7 +200,10 @@ def test_a_signal_ends_a_session_process_cleanly(store, tmp_path, watched, numbe
     os.mkfifo(gate)
     command = [sys.executable, "-m", "tidemill", "run", TOY, "--run-id", run.id]
     command += ["--events", str(events), "--set", f"gate={gate}"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as session:
+    before = signal.signal(number, signal.SIG_DFL)  # a child of nohup's would ignore SIGHUP
+    session = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    signal.signal(number, before)
+    with session:
         with gate.open("w"):  # blocks until the run has come to the gate
             pid = read_events(events)[0].data["pid"]
             has_ended = watched(pid)

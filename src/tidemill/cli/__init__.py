@@ -48,6 +48,7 @@ COMMANDS = (
     Lazy("run", "tidemill.cli.measure:run", "Run a system on its default real input."),
     Lazy("claims", "tidemill.cli.measure:claims", "Measure what a paper claims, here and now."),
     Lazy("feed", "tidemill.cli.feed:app", "Papers: import, list, search."),
+    Lazy("models", "tidemill.models.cli:app", "Language models: pull, list, verify, look into."),
     Lazy("new-system", "tidemill.cli.scaffold:new_system", "Write the anatomy of a new system."),
 )  # fmt: skip
 

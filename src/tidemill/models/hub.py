@@ -1,0 +1,66 @@
+"""Models of the Hugging Face hub, through its own client and into its own cache."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+from tidemill.errors import InputError, MissingCapability
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+_HUB_ID = re.compile(rf"(?P<repo>{_NAME}/{_NAME})(?:/(?P<file>[\w./-]+\.gguf))?")
+_WANTED = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*"]
+_TIMEOUT_S = 10.0
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether ``name`` looks like ``owner/name`` or ``owner/name/file.gguf``."""
+    return _HUB_ID.fullmatch(name) is not None and ".." not in name
+
+
+def pull_from_hub(name: str) -> Path:
+    """The path of a hub model in the hub client's cache, downloaded if need be.
+
+    Raises:
+        InputError: the hub has no such model, or it may not be read.
+        MissingCapability: the client is not installed, or reaches no hub.
+    """
+    match = _HUB_ID.fullmatch(name)
+    if match is None:
+        raise InputError(f"hub id {name[:80]!r} — must be owner/name or owner/name/file.gguf.")
+    try:
+        hub: Any = importlib.import_module("huggingface_hub")
+        errors: Any = importlib.import_module("huggingface_hub.errors")
+    except ImportError as error:
+        raise MissingCapability(
+            f"model {name!r} — is of the Hugging Face hub, whose client is not installed; run "
+            "`pip install huggingface_hub`, or give a path."
+        ) from error
+    try:
+        if match["file"]:
+            found = hub.hf_hub_download(match["repo"], match["file"], etag_timeout=_TIMEOUT_S)
+        else:
+            found = hub.snapshot_download(
+                match["repo"], allow_patterns=_WANTED, etag_timeout=_TIMEOUT_S
+            )
+    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError) as error:
+        if not isinstance(error, errors.LocalEntryNotFoundError):
+            raise InputError(f"hub model {name!r} — cannot be read: {_first(error)}") from error
+        raise _unreachable(name, error) from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise _unreachable(name, error) from error
+    return Path(found)
+
+
+def _unreachable(name: str, error: Exception) -> MissingCapability:
+    return MissingCapability(
+        f"hub model {name!r} — the hub cannot be reached ({_first(error)}); try again with a "
+        "network, or pull a model of the catalogue: `tidemill models list`."
+    )
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
