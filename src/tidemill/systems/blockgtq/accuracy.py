@@ -93,7 +93,9 @@ def logits(context: Context, scale: Scale | None = None) -> Iterator[Measurement
         for bits in BITS:
             by_model = {name: found[f"{kind}-{bits}"] for name, found in cuts.items()}
             yield _mean_cut(f"{claim}-cut-{bits}", by_model)
-        yield _wins(f"{claim}-wins", [c for f in cuts.values() for b in BITS for c in f[f"{kind}-{b}"]])
+        yield _wins(
+            f"{claim}-wins", [c for f in cuts.values() for b in BITS for c in f[f"{kind}-{b}"]]
+        )
 
 
 def _captured(name: str, scale: Scale) -> tuple[Calibration, list[Captured]]:

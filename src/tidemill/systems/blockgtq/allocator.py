@@ -101,7 +101,7 @@ def _filled(
     scores: NDArray[np.float64], order: NDArray[np.int64], steps: list[int], spare: int
 ) -> Widths:
     widths = np.full(len(scores), steps[0])
-    heap = [(-float(scores[i]), int(i)) for i in order]
+    heap = [(-float(scores[i]), int(i)) for i in order if len(steps) > 1]
     heapq.heapify(heap)
     while spare > 0 and heap:
         gain, i = heapq.heappop(heap)

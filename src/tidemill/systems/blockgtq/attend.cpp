@@ -93,10 +93,8 @@ void read_norms(const Group& group, const uint8_t* tile, float* norms) {
 class Walk {
  public:
   Walk(const Prepared& query, int64_t position)
-      : query_(query), blocks_(query.codec.mean_blocks.size()), even_(query.even),
-        odd_(query.odd) {
-    for (size_t b = 0; b < blocks_; ++b)
-      turn(b, frequency(b) * static_cast<double>(position));
+      : query_(query), blocks_(query.codec.mean_blocks.size()), even_(query.even), odd_(query.odd) {
+    for (size_t b = 0; b < blocks_; ++b) turn(b, frequency(b) * static_cast<double>(position));
     for (size_t b = 0; b < blocks_; ++b) {
       step_cos_.push_back(std::cos(frequency(b) * kTile));
       step_sin_.push_back(std::sin(frequency(b) * kTile));
@@ -148,9 +146,7 @@ class Walk {
     return query_.codec.frequencies[query_.codec.mean_blocks[block]];
   }
 
-  void turn(size_t block, double angle) {
-    turn(block, std::cos(angle), std::sin(angle));
-  }
+  void turn(size_t block, double angle) { turn(block, std::cos(angle), std::sin(angle)); }
 
   void turn(size_t block, double c, double s) {
     for (size_t i = block; i < even_.size(); i += blocks_) {
@@ -219,8 +215,7 @@ void window(const Request& request, size_t row, size_t first, Partial& partial) 
   }
 }
 
-void finish(const Request& request, const Codec& codec, size_t row, size_t first,
-            Partial& packed) {
+void finish(const Request& request, const Codec& codec, size_t row, size_t first, Partial& packed) {
   const size_t heads = packed.top.size(), dim = request.dim;
   Partial plain(heads, dim);
   plain.top = packed.top;

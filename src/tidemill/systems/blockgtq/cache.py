@@ -55,9 +55,7 @@ class PackedStates(torch.Tensor):
     ) -> PackedStates:
         """A tensor without storage; see `pair`."""
         shape = (like.shape[0], like.shape[1], count, like.shape[3])
-        made = torch.Tensor._make_wrapper_subclass(
-            cls, shape, dtype=like.dtype, device=like.device
-        )
+        made = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=like.dtype, device=like.device)
         made.store, made.count = store, count
         made._which, made._version_seen = which, store.version
         return made
@@ -185,13 +183,19 @@ class BlockGTQCache(Cache):
         """Lengths, bytes, bits per number and what fp16 would take; warns of norms out of range."""
         stores = self.stores
         numbers = sum(
-            2 * s.rows * len(s.heads) * s.heads[0].dim * (s.visible if s.window.sliding else s.length)
+            2
+            * s.rows
+            * len(s.heads)
+            * s.heads[0].dim
+            * (s.visible if s.window.sliding else s.length)
             for s in stores
         )
         norms = sum(s.rows * s.length * sum(len(h.groups) + 1 for h in s.heads) for s in stores)
         share = sum(s.saturated for s in stores) / max(1, norms)
         if share > SATURATED:
-            _log.warning("%.2f %% of the norms are out of range; calibrate on such text.", 100 * share)
+            _log.warning(
+                "%.2f %% of the norms are out of range; calibrate on such text.", 100 * share
+            )
         return {
             "tokens": self.get_seq_length(),
             "nbytes": self.nbytes,
@@ -207,9 +211,7 @@ class BlockGTQCache(Cache):
         head = {
             "plan": self.plan.digest,
             "counts": [counts for counts, _ in states],
-            "arrays": [
-                [(str(x.dtype), x.shape) for x in arrays] for _, arrays in states
-            ],
+            "arrays": [[(str(x.dtype), x.shape) for x in arrays] for _, arrays in states],
         }
         text = json.dumps(head).encode()
         body = b"".join(np.ascontiguousarray(x).tobytes() for _, arrays in states for x in arrays)

@@ -85,9 +85,7 @@ class Calibration:
             )
             for layer in self.layers
         )
-        return Plan(
-            heads, self.windows, chosen, k_bits, v_bits, sink, recent, self.fingerprint
-        )
+        return Plan(heads, self.windows, chosen, k_bits, v_bits, sink, recent, self.fingerprint)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file; whoever reads ``path`` meanwhile finds old or new whole.
@@ -191,9 +189,7 @@ def _head(
     )
 
 
-def _widths(
-    layer: LayerStatistics, head: int, *, k_bits: float, mode: Mode, peel: bool
-) -> Widths:
+def _widths(layer: LayerStatistics, head: int, *, k_bits: float, mode: Mode, peel: bool) -> Widths:
     energy = layer.residual_energy[head] if peel else layer.key_energy[head]
     query = layer.query_energy[head]
     blocks = len(energy)

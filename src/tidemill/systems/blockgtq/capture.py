@@ -167,9 +167,9 @@ def fingerprint_of(model: PreTrainedModel) -> str:
         config.num_attention_heads,
         config.num_key_value_heads,
         _head_dim(config),
-        [inverse[:4].tolist() for inverse in frequencies_of(model)],
+        getattr(config, "rope_parameters", None),
     ]
-    digest = hashlib.sha256(json.dumps(shape).encode())
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode())
     last = config.num_hidden_layers - 1
     for name, weight in sorted(model.named_parameters()):
         is_sampled = any(f".{layer}." in name for layer in (0, last // 2, last))

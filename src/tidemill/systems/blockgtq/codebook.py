@@ -166,9 +166,7 @@ def _jacobian(lloyd: Callable[[Floats], Floats], points: Floats, residual: Float
     return matrix
 
 
-def _dense_jacobian(
-    lloyd: Callable[[Floats], Floats], points: Floats, residual: Floats
-) -> Floats:
+def _dense_jacobian(lloyd: Callable[[Floats], Floats], points: Floats, residual: Floats) -> Floats:
     size, h = len(points), 1e-7
     half = size // 2
     matrix = np.zeros((size, size))

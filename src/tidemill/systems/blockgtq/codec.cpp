@@ -148,8 +148,7 @@ void Codec::finish() {
     rotation->dim = dim;
     rotation->columns.resize(dim * dim);
     for (size_t i = 0; i < dim; ++i)
-      for (size_t j = 0; j < dim; ++j)
-        rotation->columns[i * dim + j] = rotation->rows[j * dim + i];
+      for (size_t j = 0; j < dim; ++j) rotation->columns[i * dim + j] = rotation->rows[j * dim + i];
   }
 }
 

@@ -54,10 +54,10 @@ inline unsigned get(const uint8_t* vector, unsigned width, size_t at) {
 // Coordinates of one width: own norm, own codebook.
 struct Group {
   unsigned width;
-  size_t dims, first;    // `first`: of its rotated coordinates within the head
-  size_t norms, codes;   // offsets in the tile
-  float low, step;       // 8-bit norms: log2 of code 1, and of a step
-  bool is_logarithmic;   // 8-bit log norms, else fp16
+  size_t dims, first;   // `first`: of its rotated coordinates within the head
+  size_t norms, codes;  // offsets in the tile
+  float low, step;      // 8-bit norms: log2 of code 1, and of a step
+  bool is_logarithmic;  // 8-bit log norms, else fp16
   std::vector<float> centroids, thresholds;
   alignas(32) uint8_t narrow[16] = {};  // centroids on 0..63 (keys) or -32..32 (values)
   float narrow_scale = 0;
@@ -101,9 +101,9 @@ struct Codec {
   std::vector<Group> groups;
   Group value;
   Rotation key_rotation, value_rotation;
-  std::vector<float> mean;           // what is taken off each key, before RoPE; empty if nothing
+  std::vector<float> mean;            // what is taken off each key, before RoPE; empty if nothing
   std::vector<uint32_t> mean_blocks;  // the RoPE blocks where it is not zero
-  std::vector<double> frequencies;   // of all blocks, radians per position
+  std::vector<double> frequencies;    // of all blocks, radians per position
   std::vector<float> turn_cos, turn_sin;  // of mean blocks x offsets in a tile
 
   void finish();

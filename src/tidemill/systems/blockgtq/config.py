@@ -88,11 +88,12 @@ class BlockGTQConfig:
         ),
     )
     seed: int = field(
-        default=0, metadata=_help("Seed of the offsets that errors are measured at.", "误差测量所用偏移的随机种子。")
+        default=0,
+        metadata=_help(
+            "Seed of the offsets that errors are measured at.", "误差测量所用偏移的随机种子。"
+        ),
     )
-    threads: int = field(
-        default=2, metadata=_help("Threads that attend.", "注意力计算的线程数。")
-    )
+    threads: int = field(default=2, metadata=_help("Threads that attend.", "注意力计算的线程数。"))
 
     def __post_init__(self) -> None:
         check_bits(self.k_bits, self.v_bits)

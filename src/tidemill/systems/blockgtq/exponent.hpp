@@ -12,8 +12,8 @@
 
 namespace tidemill::blockgtq {
 
-inline constexpr float kPowers[] = {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f,
-                                    5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f};
+inline constexpr float kPowers[] = {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f,
+                                    2.4022651e-1f, 6.9314718e-1f, 1.0f};
 inline constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
 
 // 2^x for x <= 127, relative error below 3e-7; 0 below 2^-126.
@@ -75,8 +75,7 @@ inline float levels_of(const float* weights, const float* norms, uint8_t* levels
   const float highest = highest_lane(top);
   const __m256 inverse = _mm256_set1_ps(highest > 0 ? 255.0f / highest : 0.0f);
   __m256i whole[4];
-  for (size_t i = 0; i < 4; ++i)
-    whole[i] = _mm256_cvtps_epi32(_mm256_mul_ps(product[i], inverse));
+  for (size_t i = 0; i < 4; ++i) whole[i] = _mm256_cvtps_epi32(_mm256_mul_ps(product[i], inverse));
   const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(whole[0], whole[1]),
                                             _mm256_packs_epi32(whole[2], whole[3]));
   _mm256_storeu_si256(
@@ -127,9 +126,7 @@ inline float levels_of(const float* weights, const float* norms, uint8_t* levels
 
 inline void norms_of(const uint8_t* codes, float low, float step, float* norms) {
   for (size_t t = 0; t < 32; ++t)
-    norms[t] = codes[t] == 0
-                   ? 0.0f
-                   : exp2_fast(low - step + step * static_cast<float>(codes[t]));
+    norms[t] = codes[t] == 0 ? 0.0f : exp2_fast(low - step + step * static_cast<float>(codes[t]));
 }
 
 #endif

@@ -32,8 +32,7 @@ std::vector<T> copy(const Array& array) {
 }
 
 // low, high: log2 of the norms' range for 8-bit norms; low > high asks for fp16.
-Group make_group(unsigned width, std::vector<float> centroids, size_t dims, float low,
-                 float high) {
+Group make_group(unsigned width, std::vector<float> centroids, size_t dims, float low, float high) {
   require(width >= 1 && width <= 8 && centroids.size() == size_t{1} << width,
           "a group has a width in 1-8 and 2^width centroids");
   Group group{};
@@ -121,7 +120,8 @@ void attend_tiles(const std::vector<const Codec*>& codecs, const std::vector<Til
   request.dim = codecs[0]->dim;
   request.heads = queries.shape(1);
   request.window = window_keys.shape(1);
-  require(queries.shape(2) == request.dim && out.size() == queries.size(), "queries: rows x heads x dim");
+  require(queries.shape(2) == request.dim && out.size() == queries.size(),
+          "queries: rows x heads x dim");
   require(window_keys.shape(0) == codecs.size() && window_keys.shape(2) == request.dim &&
               window_values.size() == window_keys.size(),
           "window: rows x tokens x dim");

@@ -46,8 +46,7 @@ void value_products(const Group& group, size_t dim, const uint8_t* codes, const 
       const Place place = value_place(i, slot);
       const uint8_t* vector = codes + place.vector * 4 * group.width;
       const int centroid = level(group, get(vector, group.width, place.at), false);
-      for (size_t h = 0; h < heads; ++h)
-        acc[h * dim + i] += centroid * weights[h * kTile + slot];
+      for (size_t h = 0; h < heads; ++h) acc[h * dim + i] += centroid * weights[h * kTile + slot];
     }
 }
 

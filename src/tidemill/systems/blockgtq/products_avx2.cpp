@@ -45,8 +45,7 @@ inline __m256i unpack(const uint8_t* at) {
   if constexpr (kWidth == 4) return field4(at);
   if constexpr (kWidth == 5) return join(field4(at), field1(at + 16), 4);
   if constexpr (kWidth == 6) return join(field4(at), field2(at + 16), 4);
-  if constexpr (kWidth == 7)
-    return join(join(field4(at), field2(at + 16), 4), field1(at + 24), 6);
+  if constexpr (kWidth == 7) return join(join(field4(at), field2(at + 16), 4), field1(at + 24), 6);
   return join(field4(at), field4(at + 16), 4);
 }
 
@@ -102,8 +101,7 @@ void narrow_keys(const Group& group, const uint8_t* codes, const GroupQuery& que
   for (size_t half = 0; half < 2; ++half, codes += 4 * kWidth) {
     const __m256i one = narrow<kWidth>(codes, table);
     for (size_t h = 0; h < kCount; ++h) {
-      const __m256i pair =
-          _mm256_maddubs_epi16(one, _mm256_set1_epi32(packed[h * stride + quads]));
+      const __m256i pair = _mm256_maddubs_epi16(one, _mm256_set1_epi32(packed[h * stride + quads]));
       int32_t* at = acc + h * kTile + 16 * half;
       const __m256i low = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(pair));
       const __m256i high = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(pair, 1));

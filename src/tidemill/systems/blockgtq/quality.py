@@ -112,9 +112,7 @@ def perplexity(context: Context, scale: Scale | None = None) -> Iterator[Measure
             reference = _log_probabilities(model, row, None)
             _score(scores["dense"], reference, reference, row)
             for j, (name, variant) in enumerate(known.items()):
-                _score(
-                    scores[name], _log_probabilities(model, row, variant.make()), reference, row
-                )
+                _score(scores[name], _log_probabilities(model, row, variant.make()), reference, row)
                 context.progress.advance(i * (1 + len(known)) + j + 2, total, "passes")
     table = _table(scores, known)
     for claim, top, bottom in (

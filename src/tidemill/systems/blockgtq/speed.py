@@ -112,9 +112,7 @@ def _rate(race: Comparison, name: str) -> str:
 
 
 def _point(race: Comparison, tokens: int, group: int) -> Json:
-    nanoseconds: dict[str, Json] = {
-        t.name: 1e9 * t.median_s / t.work for t in race.timings
-    }
+    nanoseconds: dict[str, Json] = {t.name: 1e9 * t.median_s / t.work for t in race.timings}
     return {"tokens": tokens, "group": group, "ns": nanoseconds}
 
 
@@ -217,7 +215,9 @@ def memory(context: Context, scale: Scale | None = None) -> Iterator[Measurement
     shape = {"tokens": scale.limit_tokens, "layers": scale.limit_layers, "limit": 0}
     found: dict[str, dict[str, Any]] = {}
     for kind in ("packed", "dense"):
-        context.progress.stage(f"{kind}: {scale.limit_tokens:,} tokens, {scale.limit_layers} layers")
+        context.progress.stage(
+            f"{kind}: {scale.limit_tokens:,} tokens, {scale.limit_layers} layers"
+        )
         found[kind] = _child(kind, shape)
     limit = found["packed"]["address_bytes"] * 5 // 4
     context.progress.stage(f"the same within {limit / 2**20:.0f} MiB of address space")
@@ -248,7 +248,9 @@ def memory(context: Context, scale: Scale | None = None) -> Iterator[Measurement
 
 
 def _child(kind: str, shape: dict[str, int]) -> dict[str, Any]:
-    code = f"from tidemill.systems.blockgtq.footprint import main; main({kind!r}, {json.dumps(shape)})"
+    code = (
+        f"from tidemill.systems.blockgtq.footprint import main; main({kind!r}, {json.dumps(shape)})"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=1800
     )

@@ -7,7 +7,7 @@ window, into its slot of the last tile, so that no dense copy of a part of a til
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +46,13 @@ class PackedStore:
         name: For messages ("layer 3").
     """
 
-    def __init__(self, heads: Sequence[HeadPlan], window: Window, name: str = "layer") -> None:
+    def __init__(
+        self, heads: Sequence[HeadPlan], window: Window | None = None, name: str = "layer"
+    ) -> None:
         self.name = name
         self.heads = tuple(heads)
-        self.window = window if not window.sliding else Window(0, window.recent, window.sliding)
+        kept = window or Window()
+        self.window = replace(kept, sink=0) if kept.sliding else kept
         self.length = 0
         self.saturated = 0
         self.version = 0
@@ -82,7 +85,9 @@ class PackedStore:
     @property
     def allocated_bytes(self) -> int:
         """Bytes reserved, the room to grow included."""
-        return sum(t.nbytes for row in self._tiles for t in row) + sum(x.nbytes for x in self._dense)
+        return sum(t.nbytes for row in self._tiles for t in row) + sum(
+            x.nbytes for x in self._dense
+        )
 
     def append(self, keys: F32, values: F32) -> None:
         """Take tokens in; on any error the store is what it was.
@@ -159,9 +164,9 @@ class PackedStore:
             seen = self.length - count + i + 1
             lowest = max(0, seen - self.window.sliding) if self.window.sliding else 0
             slots = min(self._packed, max(0, seen - self._base))
-            ahead = self._dense[0].shape[2] - max(0, self.length - seen)
-            behind = self._sinks if not lowest else max(0, lowest - self._base - self._packed)
-            start = behind if lowest else 0
+            recent = self._dense[0].shape[2] - self._sinks
+            ahead = min(self._sinks, seen) + max(0, recent - (self.length - seen))
+            start = max(0, lowest - self._base - self._packed)  # a sliding layer has no sinks
             window = [
                 np.ascontiguousarray(x[:, :, start:ahead], dtype=np.float32).reshape(
                     rows * len(self.heads), -1, dim
@@ -287,8 +292,11 @@ class PackedStore:
         return grown
 
     def _encode(
-        self, tiles: list[list[NDArray[np.uint8]]], keys: NDArray[np.generic],
-        values: NDArray[np.generic], base: int
+        self,
+        tiles: list[list[NDArray[np.uint8]]],
+        keys: NDArray[np.generic],
+        values: NDArray[np.generic],
+        base: int,
     ) -> int:
         native, saturated = kernels.load(), 0
         if not keys.shape[2]:
