@@ -23,6 +23,5 @@ for mode, peel in (("uniform", False), ("paper", False), ("compact", True)):
     out = store.attend(queries, scale, threads=2)[0, :, 0]
     error = np.linalg.norm(out - exact) / np.linalg.norm(exact)
     smaller = 4 * keys.size / store.nbytes
-    print(
-        f"{mode:8} {plan.bits_per_number:.2f} bits, {smaller:.1f}x less than fp16, error {error:.3f}"
-    )
+    bits = plan.bits_per_number
+    print(f"{mode:8} {bits:.2f} bits, {smaller:.1f}x less than fp16, error {error:.3f}")

@@ -1,4 +1,4 @@
-"""The same input to a peer: softmax attention in NumPy, transformers' own cache, the gguf package."""
+"""The same input to a peer: softmax in NumPy, transformers' own cache, the gguf package."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache
-
 from tests.systems.blockgtq.tiny_models import (
     FREQUENCIES,
     ByteTokenizer,
@@ -16,6 +14,8 @@ from tests.systems.blockgtq.tiny_models import (
     llama,
     statistics,
 )
+from transformers import DynamicCache
+
 from tidemill.native import available_levels
 from tidemill.systems.blockgtq import ATTENTION, Calibration, PackedStore, Window, kernels
 from tidemill.systems.blockgtq.baselines import DenseCells, q4_0, q8_0, torch_forms

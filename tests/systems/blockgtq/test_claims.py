@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from tests.systems.blockgtq.tiny_models import ByteTokenizer, llama
+
 from tidemill.bench import Budget, Context, Measurement, Progress
 from tidemill.bench.settings import dumps
 from tidemill.systems.blockgtq import SYSTEM, BlockGTQConfig, accuracy, quality, speed, workloads
@@ -44,10 +44,9 @@ def test_every_claim_is_answered_in_plain_json(found: dict[str, Measurement]) ->
         dumps(measurement.detail)
 
 
-def test_allocation_beats_uniform_widths_even_on_a_random_model(
+def test_counting_norms_and_peeling_diverge_less_even_on_a_random_model(
     found: dict[str, Measurement],
 ) -> None:
-    assert found["mae-cut-3"].value > 0
     assert found["kl-k2v2"].value < 1
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from tests.systems.blockgtq.tiny_models import ByteTokenizer, layer, llama, statistics
+
 from tidemill.errors import ConfigError, CorruptFile, InputError, UnsupportedModel
 from tidemill.systems.blockgtq import Calibration, LayerStatistics, PackedStore, Window, kernels
 from tidemill.systems.blockgtq.cache import BlockGTQCache

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.systems.blockgtq.tiny_models import FREQUENCIES, layer, statistics
+
 from tidemill.native import available_levels
 from tidemill.systems.blockgtq import (
     Calibration,

@@ -3,11 +3,11 @@
 Under RoPE an attention logit is a sum over two-dimensional frequency blocks, and an error in block
 i moves it by at most |q_i||e_i| at any distance. The paper (arXiv 2606.24033) therefore gives each
 block of each layer and KV head its own bit width, greedily by energy; blocks of equal width are
-quantised together by TurboQuant-MSE (random rotation, Lloyd–Max codes, one norm). It reports 32-80 %
-less logit error than uniform widths, near-fp16 retrieval at K2V2, and packed K3V3 attention 1.34x
-as fast as FlashAttention-2 at 128K. Here keys and values are bit-packed in tiles of 32 tokens and
-attended to in integer arithmetic with AVX2, as a transformers cache or without; ``compact`` mode
-counts the norms in the budget and takes the mean key off first, which gains most.
+quantised together by TurboQuant-MSE (random rotation, Lloyd–Max codes, one norm). It reports
+32-80 % less logit error than uniform widths, near-fp16 retrieval at K2V2, and packed K3V3 attention
+1.34x as fast as FlashAttention-2 at 128K. Here keys and values are bit-packed in tiles of 32 tokens
+and attended to in integer arithmetic with AVX2, as a transformers cache or without. ``compact``
+mode counts the norms in the budget and takes the mean key off first, which gains most.
 
     from tidemill.systems import blockgtq
     calibration = blockgtq.calibrate(model, tokenizer, text, n_tokens=2048)

@@ -1,7 +1,7 @@
 """How far attention logits move: the paper's per-layer diagnostic, on real models.
 
-Mean over test tokens t, all query heads and 50 offsets Δ in [−1024, 1024] of |q_tᵀ R_Δ (k_t − k̂_t)|;
-calibrated on WikiText-2 train, scored on test.
+Mean over test tokens t, all query heads and 50 offsets Δ in [−1024, 1024] of
+|q_tᵀ R_Δ (k_t − k̂_t)|; calibrated on WikiText-2 train, scored on test.
 """
 
 # torch and transformers leave parts of their interfaces untyped

@@ -84,7 +84,7 @@ def _cost(widths: Sequence[int], norm_bits: int) -> int:
 
 
 def _merged(scores: NDArray[np.float64], bits: int, norm_bits: int) -> Iterable[Widths]:
-    """Allocations from few widths: the optimum's, rounded to each run of widths that could serve."""
+    """Allocations from one to four consecutive widths, which cost as many norms."""
     blocks = len(scores)
     order = np.argsort(-scores, kind="stable")
     for count in (1, 2, 3, 4):

@@ -1,4 +1,4 @@
-"""`BlockGTQCache`: the packed store as a transformers cache, and the attention that reads it packed.
+"""`BlockGTQCache`: packed stores as a transformers cache, and the attention that reads them.
 
 ``update`` hands on tensors that are unpacked only when something other than the packed attention
 touches them, so that any attention implementation works, the packed one without a dense copy.
@@ -42,6 +42,8 @@ class PackedStates(torch.Tensor):
 
     store: PackedStore
     count: int
+    which: int
+    seen: int
 
     @staticmethod
     def pair(
@@ -57,7 +59,7 @@ class PackedStates(torch.Tensor):
         shape = (like.shape[0], like.shape[1], count, like.shape[3])
         made = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=like.dtype, device=like.device)
         made.store, made.count = store, count
-        made._which, made._version_seen = which, store.version
+        made.which, made.seen = which, store.version
         return made
 
     def __repr__(self, **_: object) -> str:
@@ -70,20 +72,27 @@ class PackedStates(torch.Tensor):
         Raises:
             InputError: The cache went on meanwhile.
         """
-        if self.store.version != self._version_seen:
+        if self.store.version != self.seen:
             raise InputError(
                 f"{self.store.name}: keys of an earlier step — the cache went on; must be used "
                 "before its next update; clone them."
             )
-        array = self.store.read(self.count)[self._which]
+        array = self.store.read(self.count)[self.which]
         return torch.from_numpy(array).to(self.dtype)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Unpack, then do it."""
         _told_once()
-        plain = torch.utils._pytree.tree_map_only(cls, lambda x: x.unpacked(), (args, kwargs or {}))
-        return func(*plain[0], **plain[1])
+        plain = [_unpacked(x) for x in args]
+        return func(*plain, **{name: _unpacked(x) for name, x in (kwargs or {}).items()})
+
+
+def _unpacked(x: Any) -> Any:
+    """``x``, or what is in it, as ordinary tensors: operations take tensors and lists of them."""
+    if isinstance(x, PackedStates):
+        return x.unpacked()
+    return [_unpacked(each) for each in x] if isinstance(x, list) else x
 
 
 class PackedLayer(CacheLayerMixin):
@@ -249,7 +258,7 @@ class BlockGTQCache(Cache):
         return made
 
 
-def packed_attention(  # noqa: PLR0913 - the interface of transformers
+def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,

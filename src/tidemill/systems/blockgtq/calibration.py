@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class Calibration:
     text_sha256: str = ""
     n_tokens: int = 0
 
-    def plan(  # noqa: PLR0913 - one parameter per decision
+    def plan(
         self,
         k_bits: float = 3.0,
         v_bits: int = 3,
@@ -135,7 +135,7 @@ class Calibration:
         tensors, facts = _read(Path(path))
         made = cls(
             tuple(
-                LayerStatistics(**{name: tensors[f"{i}.{name}"] for name in _FIELDS})
+                LayerStatistics(**{name: cast(Any, tensors[f"{i}.{name}"]) for name in _FIELDS})
                 for i in range(len(tensors) // len(_FIELDS))
             ),
             tuple(json.loads(facts["windows"])),
@@ -216,9 +216,11 @@ def _read(path: Path) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
         raise InputError(f"{path} — there is no such file; must be what Calibration.save wrote.")
     wrong = f"{path} — {{}}; must be whole and what Calibration.save wrote; calibrate again."
     try:
-        with safe_open(path, framework="numpy") as file:  # pyright: ignore
-            facts = cast("dict[str, str]", dict(file.metadata() or {}))
-            tensors = {name: np.array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+        opened = cast(Any, safe_open)(path, framework="numpy")  # untyped
+        with opened as file:
+            facts: dict[str, str] = dict(file.metadata() or {})
+            names: list[str] = list(file.keys())
+            tensors: dict[str, NDArray[np.generic]] = {n: file.get_tensor(n) for n in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise CorruptFile(wrong.format(error)) from error
     if facts.get("format") != _FORMAT:

@@ -2,7 +2,7 @@
 
 # torch and transformers leave parts of their interfaces untyped
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false, reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def capture(model: PreTrainedModel, ids: torch.Tensor, on_layer: OnLayer) -> Non
     def take(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
         layer = int(module.layer_idx)
         arrays = [_plain(x) for x in (query, key, value)]
-        turned = [rotate(x, rope[layer], positions, sign=-1) for x in arrays[:2]]
-        on_layer(layer, *turned, arrays[2])
+        queries, keys = (rotate(x, rope[layer], positions, sign=-1) for x in arrays[:2])
+        on_layer(layer, queries, keys, arrays[2])
 
     with torch.inference_mode(), _taking_notes(model, take):
         model.base_model(input_ids=ids, use_cache=False)
@@ -88,7 +88,7 @@ def _taking_notes(model: PreTrainedModel, take: Callable[..., None]) -> Generato
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
 
-    def attention(  # noqa: PLR0913 - the interface of transformers
+    def attention(
         module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **rest: Any
     ) -> tuple[Any, None]:
         take(module, query, key, value)

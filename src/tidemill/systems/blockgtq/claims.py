@@ -251,7 +251,7 @@ CLAIMS = (
         Text(
             "Packed decode attention against our own dense fp16 kernel at the longest context "
             "(128K at full budget), seven query heads to a KV head, two threads",
-            "最长上下文(完整预算 128K)打包解码注意力对比自研稠密 fp16 内核,每 KV 头七个查询头,两线程",
+            "最长上下文(完整预算 128K)打包注意力对比自研稠密 fp16 内核,七查询头共一 KV 头,两线程",
         ),
         1.34,
         "1.34x on a GPU",

@@ -157,5 +157,5 @@ def _tell(facts: dict[str, Json], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(facts))
         return
-    for name in facts:
-        typer.echo(f"{name:<12}  {facts[name]}")
+    for name, value in facts.items():
+        typer.echo(f"{name:<12}  {value}")

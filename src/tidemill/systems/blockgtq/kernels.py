@@ -41,7 +41,7 @@ class Kernels(Protocol):
         """``low`` and ``high``: log2 of the norms' range for 8-bit norms; low > high asks fp16."""
         ...
 
-    def make_codec(
+    def make_codec(  # noqa: PLR0917 - the native signature
         self,
         groups: Sequence[Group],
         key_rotation: F32,
@@ -53,7 +53,7 @@ class Kernels(Protocol):
         """Rotations dim x dim, rows in the order of the groups; ``mean``: taken off before RoPE."""
         ...
 
-    def encode(
+    def encode(  # noqa: PLR0917 - the native signature
         self, codec: Codec, keys: F32, values: F32, tiles: Bytes, start: int, base: int
     ) -> int:
         """Write tokens to slots ``start``… of ``tiles``; slot 0 is at position ``base``.
@@ -62,13 +62,13 @@ class Kernels(Protocol):
         """
         ...
 
-    def decode(
+    def decode(  # noqa: PLR0917 - the native signature
         self, codec: Codec, tiles: Bytes, start: int, base: int, keys: F32, values: F32
     ) -> None:
         """Fill ``keys`` and ``values`` (tokens x dim) from slots ``start``…."""
         ...
 
-    def attend(
+    def attend(  # noqa: PLR0913, PLR0917 - the native signature
         self,
         codecs: Sequence[Codec],
         tiles: Sequence[Bytes],
@@ -88,7 +88,7 @@ class Kernels(Protocol):
         """
         ...
 
-    def attend_half(
+    def attend_half(  # noqa: PLR0917 - the native signature
         self,
         keys: NDArray[np.uint16],
         values: NDArray[np.uint16],
@@ -101,7 +101,7 @@ class Kernels(Protocol):
         """Over halves: keys rows x tiles x (dim x 32), values rows x tokens x dim, whole tiles."""
         ...
 
-    def attend_float(
+    def attend_float(  # noqa: PLR0917 - the native signature
         self,
         keys: F32,
         values: F32,

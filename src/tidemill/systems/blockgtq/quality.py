@@ -121,8 +121,8 @@ def perplexity(context: Context, scale: Scale | None = None) -> Iterator[Measure
         ("kl-k3v3-q4", "compact+peel K3V3", "q4_0"),
         ("kl-k2v2-q4", "compact+peel K2V2", "q4_0"),
     ):
-        yield _ratio(claim, scores, top, bottom, scale, table)
-    yield _perplexity_ratio("ppl-k3v3", scores, "compact+peel K3V3", scale, table)
+        yield _ratio(claim, scores, (top, bottom), scale.model, table)
+    yield _perplexity_ratio("ppl-k3v3", scores, "compact+peel K3V3", scale.model, table)
 
 
 def _calibrated(context: Context, scale: Scale) -> tuple[Any, Any, Calibration]:
@@ -168,15 +168,11 @@ def _drawn(count: int) -> Any:
     return np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
 
 
-def _ratio(  # noqa: PLR0913 - one comparison
-    claim: str,
-    scores: dict[str, Scored],
-    top: str,
-    bottom: str,
-    scale: Scale,
-    table: dict[str, Json],
+def _ratio(
+    claim: str, scores: dict[str, Scored], sides: tuple[str, str], model: str, table: Json
 ) -> Measurement:
-    one, two = (_blocks(scores[name].divergence) for name in (top, bottom))
+    top, bottom = sides
+    one, two = (_blocks(scores[name].divergence) for name in sides)
     draws = _drawn(len(one))
     low, high = np.quantile(one[draws].mean(axis=1) / two[draws].mean(axis=1), [0.025, 0.975])
     value = float(one.mean() / two.mean())
@@ -186,14 +182,14 @@ def _ratio(  # noqa: PLR0913 - one comparison
         low=min(float(low), value),
         high=max(float(high), value),
         repeats=len(one),
-        subject=f"{top} on {scale.model}: KL {one.mean():.3g}",
+        subject=f"{top} on {model}: KL {one.mean():.3g}",
         baseline=f"{bottom}: KL {two.mean():.3g}",
         detail={"scores": table},
     )
 
 
 def _perplexity_ratio(
-    claim: str, scores: dict[str, Scored], name: str, scale: Scale, table: dict[str, Json]
+    claim: str, scores: dict[str, Scored], name: str, model: str, table: Json
 ) -> Measurement:
     gap = _blocks(scores[name].loss) - _blocks(scores["dense"].loss)
     low, high = np.quantile(np.exp(gap[_drawn(len(gap))].mean(axis=1)), [0.025, 0.975])
@@ -204,7 +200,7 @@ def _perplexity_ratio(
         low=min(float(low), value),
         high=max(float(high), value),
         repeats=len(gap),
-        subject=f"{name} on {scale.model}: {math.exp(float(np.mean(scores[name].loss))):.4g}",
+        subject=f"{name} on {model}: {math.exp(float(np.mean(scores[name].loss))):.4g}",
         baseline=f"dense: {math.exp(float(np.mean(scores['dense'].loss))):.4g}",
         detail={"scores": table},
     )

@@ -1,4 +1,4 @@
-"""Haar-random rotations that are the same on every machine: no BLAS, whose order of sums differs."""
+"""Haar-random rotations, the same on every machine: no BLAS, whose order of sums differs."""
 
 from __future__ import annotations
 

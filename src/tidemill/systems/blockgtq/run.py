@@ -73,7 +73,9 @@ def _filled(context: Context, plan: Plan, sample: workloads.Captured) -> PackedS
     tokens = context.config.tokens
     store = PackedStore(plan.heads[0], Window(plan.sink, plan.recent), "layer 12")
     keys, values = sample.repeated(tokens)
-    for piece in np.array_split(np.arange(tokens), _PIECES):
+    step = -(-tokens // _PIECES)
+    for start in range(0, tokens, step):
+        piece = slice(start, start + step)
         store.append(keys[None, :, piece], values[None, :, piece])
         context.progress.advance(store.length, tokens, "tokens")
         context.progress.metric("bytes", store.nbytes, "B")

@@ -126,7 +126,7 @@ def _race(
     keys, values = (x.repeat(rows, axis=0) for x in sample.repeated(tokens))
     queries = queries_of(sample, rows, group)
     scale_of = sample.keys.shape[-1] ** -0.5
-    state = _copies(store, rows)
+    state = _Copies(store, rows)
     half, full = (DenseCells.of(keys, values, dtype) for dtype in (np.float16, np.float32))
     out = np.empty_like(queries)
     work = float(tokens * rows)
@@ -145,7 +145,7 @@ def _race(
     return compare(*sides, repeats=scale.repeats, progress=context.progress)
 
 
-class _copies:  # noqa: N801 - a small closure over buffers
+class _Copies:
     """One store's tiles as the rows of a batch, each in memory of its own."""
 
     def __init__(self, store: PackedStore, rows: int) -> None:

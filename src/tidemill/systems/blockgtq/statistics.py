@@ -57,9 +57,8 @@ class LayerStatistics:
         grouped = _blocks(queries).reshape(kv_heads, -1, dim // 2)
         mean = _carrying(keys.mean(axis=1, dtype=np.float64))
         energy, residual = _blocks(keys), _blocks(keys - mean[:, None].astype(np.float32))
-        sample = np.unique(
-            np.r_[: min(16, tokens), np.linspace(0, tokens - 1, _SAMPLES).astype(int)]
-        )
+        spread = np.array(np.linspace(0, tokens - 1, _SAMPLES), dtype=np.int64)
+        sample = np.unique(np.concatenate([np.arange(min(16, tokens)), spread]))
         lengths = np.sqrt((values.astype(np.float64) ** 2).sum(axis=-1))
         floor = np.maximum(lengths.max(axis=1, keepdims=True) * 2.0**-20, 1e-30)
         logs = np.log2(np.maximum(lengths, floor))

@@ -125,7 +125,7 @@ class PackedStore:
         self.version += 1
 
     def read(self, count: int | None = None) -> tuple[F32, F32]:
-        """The last ``count`` tokens (default: all held), dequantised: rows x heads x count x dim."""
+        """The last ``count`` tokens (default: all held), unpacked: rows x heads x count x dim."""
         held = self.length - self._base + (self._sinks if self._packed else 0)
         if not self._packed:
             held = self._dense[0].shape[2]
@@ -271,8 +271,9 @@ class PackedStore:
             if not np.isfinite(array).all():
                 row, head, token, _ = (int(i) for i in np.argwhere(~np.isfinite(array))[0])
                 raise InputError(
-                    f"{self.name}, head {head}, position {self.length + token}, row {row}: a {what} "
-                    "is not finite; must be; the cache is unchanged; check the model's precision."
+                    f"{self.name}, head {head}, position {self.length + token}, row {row}: a "
+                    f"{what} is not finite — must be; the cache is unchanged; check the model's "
+                    "precision."
                 )
 
     def _first(self, dense: int, sinks: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import random
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -62,7 +62,7 @@ class Captured:
         return LayerStatistics.of(self.queries, self.keys, self.values, self.frequencies)
 
     def repeated(self, tokens: int) -> tuple[F32, F32]:
-        """Keys turned to positions 0… and values of ``tokens`` tokens, the capture over and over."""
+        """Keys at positions 0… and values of ``tokens`` tokens, the capture over and over."""
         order = np.arange(tokens) % self.keys.shape[1]
         keys = rotate(self.keys[:, order], self.frequencies, np.arange(tokens))
         return keys, np.ascontiguousarray(self.values[:, order])
@@ -109,7 +109,7 @@ def load_model(name: str) -> tuple[Any, Any]:
 
 
 @contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
+def _quiet(logging: Any) -> Generator[None]:
     before = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
