@@ -13,6 +13,7 @@ import resource
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +111,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
+    warnings.simplefilter("error")
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
     outcomes: Counter[str] = Counter()
     end = time.monotonic() + 60 * asked.minutes

@@ -113,6 +113,8 @@ def verify(
             typer.echo(f"{name}: ok")
     if as_json:
         _print_json({"models": results})
+    elif not results:
+        typer.echo(f"no model is in {store.root}")
     for error in errors[:-1]:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
     if errors:
@@ -147,7 +149,7 @@ def info(
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """What a model is: its shape, its tensor types and the bytes they take."""
+    """A model's shape, its tensor types and the bytes they take."""
     from tidemill.models.model_file import open_model
     from tidemill.models.model_summary import summary
 

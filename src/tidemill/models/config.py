@@ -29,6 +29,7 @@ _SIZES = {
     "context_length": 1 << 27,
 }
 """The largest value of each size; a larger one is a mistake, and would be allocated for."""
+_LARGEST_THETA = 1e12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +83,11 @@ class DecoderConfig:
         for name, most in _SIZES.items():
             if not 1 <= getattr(self, name) <= most:
                 raise ConfigError.of(name, getattr(self, name), f"from 1 to {most}")
-        for name in ("rms_norm_eps", "rope_theta", "rope_theta_local", "query_scale"):
+        for name in ("rms_norm_eps", "query_scale", "embedding_scale"):
             _check_positive(name, getattr(self, name))
-        _check_positive("embedding_scale", self.embedding_scale)
+        for name in ("rope_theta", "rope_theta_local"):
+            if not 1 < getattr(self, name) <= _LARGEST_THETA:
+                raise ConfigError.of(name, getattr(self, name), "above 1, at most 1e12")
         if self.heads % self.kv_heads:
             raise ConfigError.of("kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
         if self.head_dim % 2:

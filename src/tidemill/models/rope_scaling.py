@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tidemill.errors import ConfigError
 
 KINDS = ("linear", "llama3", "yarn")
+_LONGEST_CONTEXT = 1 << 27
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +42,13 @@ class RopeScaling:
             raise ConfigError.of("rope_scaling.kind", self.kind, f"one of {KINDS}")
         for name in ("factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"):
             value: float = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ConfigError.of(f"rope_scaling.{name}", value, "a positive number")
-        if self.original_context_length < 1:
+            if not _is_sane(value):
+                raise ConfigError.of(f"rope_scaling.{name}", value, "from 0.001 to 1,000,000")
+        if not 1 <= self.original_context_length <= _LONGEST_CONTEXT:
             raise ConfigError.of(
-                "rope_scaling.original_context_length", self.original_context_length, "at least 1"
+                "rope_scaling.original_context_length",
+                self.original_context_length,
+                "from 1 to 2^27",
             )
         if self.high_freq_factor <= self.low_freq_factor:
             raise ConfigError.of(
@@ -53,13 +56,15 @@ class RopeScaling:
                 self.high_freq_factor,
                 f"more than low_freq_factor={self.low_freq_factor}",
             )
-        if not all(math.isfinite(d) and d > 0 for d in self.frequency_divisors or ()):
+        if not all(_is_sane(divisor) for divisor in self.frequency_divisors or ()):
             raise ConfigError.of(
-                "rope_scaling.frequency_divisors", self.frequency_divisors, "positive numbers"
+                "rope_scaling.frequency_divisors",
+                self.frequency_divisors,
+                "numbers from 0.001 to 1,000,000",
             )
-        if not (math.isfinite(self.magnitude) and self.magnitude > 0):
+        if not _is_sane(self.magnitude):
             raise ConfigError.of(
-                "rope_scaling.attention_factor", self.attention_factor, "a positive number"
+                "rope_scaling.attention_factor", self.attention_factor, "from 0.001 to 1,000,000"
             )
 
     @property
@@ -74,6 +79,11 @@ class RopeScaling:
     def to_json(self) -> dict[str, object]:
         """Every field by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def _is_sane(value: float) -> bool:
+    """Whether no angle can overflow by it, which NaN and infinity would not be."""
+    return 1e-3 <= value <= 1e6
 
 
 def inverse_frequencies(

