@@ -16,11 +16,12 @@ from tests.systems.blockgtq.tiny_models import (
 )
 from transformers import DynamicCache
 
+from tidemill.models.hf_rope import frequencies_of
 from tidemill.native import available_levels
 from tidemill.systems.blockgtq import ATTENTION, Calibration, PackedStore, Window, kernels
 from tidemill.systems.blockgtq.baselines import DenseCells, q4_0, q8_0, torch_forms
 from tidemill.systems.blockgtq.cache import BlockGTQCache
-from tidemill.systems.blockgtq.capture import calibrate, capture, frequencies_of
+from tidemill.systems.blockgtq.capture import calibrate, capture
 from tidemill.systems.blockgtq.statistics import rotate
 from tidemill.systems.blockgtq.workloads import text
 
@@ -58,7 +59,7 @@ def test_packed_attention_is_that_of_the_unpacked_tokens(
 
 @pytest.mark.parametrize("widths", [(5,), (6, 1), (7, 2), (8, 3), (4, 5, 8)])
 def test_wide_blocks_are_attended_to_more_closely(widths: tuple[int, ...]) -> None:
-    from tidemill.systems.blockgtq.codebook import Marginal
+    from tidemill.models.lloyd_max import Marginal
     from tidemill.systems.blockgtq.plan import head_plan
 
     source = statistics()
@@ -95,9 +96,11 @@ def test_the_dense_rivals_are_right(level: str, group: int) -> None:
     queries, keys, values = layer(group=group, tokens=96, seed=9)
     q = np.ascontiguousarray(queries[:, -1].reshape(2, group, 64))
     wanted = softmax_attention(q, keys, values, 0.01)
-    for dtype, name in ((np.float16, "attend_half"), (np.float32, "attend_float")):
+    for dtype in (np.float16, np.float32):
         cells, out = DenseCells.of(keys, values, dtype), np.empty_like(q)
-        getattr(kernels.load(level), name)(cells.keys, cells.values, q, out, 96, 0.01, 2)
+        kernels.load(level).attend_dense(
+            cells.keys, cells.values, q, out, tokens=96, scale=0.01, threads=2
+        )
         assert np.allclose(out, wanted, atol=3e-3)
     for run in torch_forms(q, keys, values, 0.01).values():
         assert np.allclose(run().reshape(q.shape), wanted, atol=1e-4)

@@ -10,10 +10,11 @@ import torch
 from tests.systems.blockgtq.tiny_models import ByteTokenizer, layer, llama, statistics
 
 from tidemill.errors import ConfigError, CorruptFile, InputError, UnsupportedModel
+from tidemill.models.hf_rope import frequencies_of
+from tidemill.models.lloyd_max import Marginal, codebook
 from tidemill.systems.blockgtq import Calibration, LayerStatistics, PackedStore, Window, kernels
 from tidemill.systems.blockgtq.cache import BlockGTQCache
-from tidemill.systems.blockgtq.capture import calibrate, frequencies_of
-from tidemill.systems.blockgtq.codebook import Marginal, codebook
+from tidemill.systems.blockgtq.capture import calibrate
 from tidemill.systems.blockgtq.workloads import text
 
 

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.systems.blockgtq.tiny_models import FREQUENCIES, layer, statistics
 
+from tidemill.models.lloyd_max import Marginal, codebook, distortion
+from tidemill.models.rotation import rotation
 from tidemill.native import available_levels
 from tidemill.systems.blockgtq import (
     Calibration,
@@ -20,9 +22,7 @@ from tidemill.systems.blockgtq import (
     kernels,
 )
 from tidemill.systems.blockgtq.allocator import predicted
-from tidemill.systems.blockgtq.codebook import Marginal, codebook, distortion
 from tidemill.systems.blockgtq.config import Mode
-from tidemill.systems.blockgtq.rotation import rotation
 from tidemill.systems.blockgtq.statistics import rotate
 
 MODES = [("uniform", False), ("paper", False), ("compact", False), ("compact", True)]

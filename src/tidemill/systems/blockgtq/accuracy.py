@@ -75,8 +75,8 @@ def kept_keys(heads: tuple[HeadPlan, ...], captured: Captured) -> F32:
         tokens = captured.keys.shape[1]
         tiles = np.zeros(-(-tokens // kernels.TILE) * codec.tile_bytes, np.uint8)
         arrays = [np.ascontiguousarray(x[h]) for x in (captured.keys, captured.values)]
-        native.encode(codec, arrays[0], arrays[1], tiles, 0, 0)
-        native.decode(codec, tiles, 0, 0, kept[h], values[h])
+        native.encode(codec, arrays[0], arrays[1], tiles, start=0, base=0)
+        native.decode(codec, tiles, start=0, base=0, keys=kept[h], values=values[h])
     return kept
 
 
@@ -99,7 +99,8 @@ def logits(context: Context, scale: Scale | None = None) -> Iterator[Measurement
 
 
 def _captured(name: str, scale: Scale) -> tuple[Calibration, list[Captured]]:
-    from tidemill.systems.blockgtq.capture import calibrate, capture, frequencies_of
+    from tidemill.models.hf_rope import frequencies_of
+    from tidemill.systems.blockgtq.capture import calibrate, capture
 
     model, tokenizer = workloads.load_model(name)
     train = workloads.text("train")

@@ -79,9 +79,15 @@ class DenseCells:
 
     def attend(self, queries: F32, out: F32, scale: float, threads: int) -> None:
         """Softmax attention of (rows, heads, dim) queries over all tokens, into ``out``."""
-        native = kernels.load()
-        run = native.attend_half if self.keys.dtype == np.uint16 else native.attend_float
-        run(self.keys, self.values, queries, out, self.tokens, scale, threads)
+        kernels.load().attend_dense(
+            self.keys,
+            self.values,
+            queries,
+            out,
+            tokens=self.tokens,
+            scale=scale,
+            threads=threads,
+        )
 
 
 def torch_forms(queries: F32, keys: F32, values: F32, scale: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -308,13 +308,9 @@ def _is_causal(mask: torch.Tensor | None, queries: int, sliding: int) -> bool:
     return bool((allowed == wanted).all())
 
 
-_told: list[bool] = []
-
-
+@cache
 def _told_once() -> None:
-    if not _told:
-        _told.append(True)
-        _log.info("unpacking for another attention; %s reads packed tiles.", ATTENTION)
+    _log.info("unpacking for another attention; %s reads packed tiles.", ATTENTION)
 
 
 def _array(x: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -328,5 +324,3 @@ def register() -> None:
 
 
 register()
-
-__all__: Sequence[str] = ["ATTENTION", "BlockGTQCache", "PackedLayer", "packed_attention"]

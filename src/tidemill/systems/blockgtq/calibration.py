@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.errors import ConfigError, CorruptFile, InputError
+from tidemill.models.lloyd_max import Marginal
 from tidemill.systems.blockgtq.allocator import Widths, allocate, allocate_within
-from tidemill.systems.blockgtq.codebook import Marginal
 from tidemill.systems.blockgtq.config import Mode, check_bits, check_windows
 from tidemill.systems.blockgtq.plan import HeadPlan, Plan, head_plan
 from tidemill.systems.blockgtq.statistics import LayerStatistics
@@ -153,7 +153,7 @@ class Calibration:
         Raises:
             InputError: Its configuration or its q/k projections differ.
         """
-        from tidemill.systems.blockgtq.capture import fingerprint_of
+        from tidemill.models.hf_rope import fingerprint_of
 
         found = fingerprint_of(model)
         if found != self.fingerprint:

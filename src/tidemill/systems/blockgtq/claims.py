@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tidemill.bench import Claim, Direction, Text, Trial
-from tidemill.systems.blockgtq import accuracy, quality, speed
+from tidemill.systems.blockgtq import accuracy, footprint, quality, speed
 
 __all__ = ["CLAIMS"]
 
@@ -74,7 +74,7 @@ COMPRESSION = Trial(
 )
 MEMORY = Trial(
     name="memory",
-    measure=speed.memory,
+    measure=footprint.memory,
     summary=Text(
         "A long context of all layers in processes of their own, free and under a memory limit.",
         "长上下文全部层置于独立进程,分别在不限与限制内存下运行。",

@@ -1,22 +1,23 @@
-"""One process that holds a long context and takes one step: what its memory grows by.
+"""Memory: processes that each hold a long context and take one step, free and under a limit.
 
-Run by `speed.memory` as a child, so that a limit on its address space is its own.
+Each is a child of its own, so that its peak and a limit on its address space are its own.
 """
 
 from __future__ import annotations
 
 import json
 import resource
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tidemill.errors import OutOfPool
-
-if TYPE_CHECKING:
-    from tidemill.bench.claim import Json
+from tidemill.bench import Context, Measurement
+from tidemill.bench.claim import Json
+from tidemill.errors import ClaimError, OutOfPool
 
 KV_HEADS, GROUP = 2, 7
 """Shapes of Qwen2.5-0.5B."""
@@ -122,6 +123,59 @@ def _status(field: str) -> int:
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def memory(context: Context, scale: speed.Scale | None = None) -> Iterator[Measurement]:
+    """A long context of all layers in child processes: peak memory, and what a limit lets pass."""
+    from tidemill.systems.blockgtq import speed
+
+    scale = scale or speed.SCALES[context.budget]
+    shape = {"tokens": scale.limit_tokens, "layers": scale.limit_layers, "limit": 0}
+    found: dict[str, dict[str, Any]] = {}
+    for kind in ("packed", "dense"):
+        context.progress.stage(
+            f"{kind}: {scale.limit_tokens:,} tokens, {scale.limit_layers} layers"
+        )
+        found[kind] = _child(kind, shape)
+    limit = found["packed"]["address_bytes"] * 5 // 4
+    context.progress.stage(f"the same within {limit / 2**20:.0f} MiB of address space")
+    limited = {kind: _child(kind, shape | {"limit": limit}) for kind in ("packed", "dense")}
+    ratio = found["dense"]["grown_bytes"] / found["packed"]["grown_bytes"]
+    details: dict[str, Json] = {"limit_bytes": limit, "free": {**found}, "limited": {**limited}}
+    yield Measurement(
+        claim="peak-memory",
+        value=ratio,
+        low=ratio,
+        high=ratio,
+        repeats=1,
+        subject=f"packed: peak grows by {found['packed']['grown_bytes'] / 2**20:.0f} MiB",
+        baseline=f"dense fp16: by {found['dense']['grown_bytes'] / 2**20:.0f} MiB",
+        detail=details,
+    )
+    stands = float(limited["packed"]["ok"] and not limited["dense"]["ok"])
+    yield Measurement(
+        claim="fits-where-dense-fails",
+        value=stands,
+        low=stands,
+        high=stands,
+        repeats=1,
+        subject=f"packed: {'one step, checked' if limited['packed']['ok'] else 'no memory'}",
+        baseline=f"dense fp16: {'one step' if limited['dense']['ok'] else 'no memory'}",
+        detail=details,
+    )
+
+
+def _child(kind: str, shape: dict[str, int]) -> dict[str, Any]:
+    code = (
+        f"from tidemill.systems.blockgtq.footprint import main; main({kind!r}, {json.dumps(shape)})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=1800
+    )
+    if done.returncode != 0:
+        tail = done.stderr.strip().splitlines()[-1:]
+        raise ClaimError(f"memory — the {kind} process ended with {done.returncode}: {tail}")
+    return json.loads(done.stdout)
 
 
 if TYPE_CHECKING:

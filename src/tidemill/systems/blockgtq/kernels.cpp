@@ -184,12 +184,15 @@ void register_blockgtq(nb::module_& m) {
       .def_ro("tile_bytes", &Codec::tile_bytes);
   m.def("make_codec", &make_codec, "groups"_a, "key_rotation"_a, "value"_a, "value_rotation"_a,
         "mean"_a, "frequencies"_a);
-  m.def("encode", &encode, "codec"_a, "keys"_a, "values"_a, "tiles"_a, "start"_a, "base"_a);
-  m.def("decode", &decode, "codec"_a, "tiles"_a, "start"_a, "base"_a, "keys"_a, "values"_a);
-  m.def("attend", &attend_tiles, "codecs"_a, "tiles"_a, "queries"_a, "window_keys"_a,
-        "window_values"_a, "out"_a, "tokens"_a, "skip"_a, "base"_a, "scale"_a, "threads"_a);
-  m.def("attend_half", &attend_dense_rows<uint16_t>, "keys"_a, "values"_a, "queries"_a, "out"_a,
-        "tokens"_a, "scale"_a, "threads"_a);
-  m.def("attend_float", &attend_dense_rows<float>, "keys"_a, "values"_a, "queries"_a, "out"_a,
-        "tokens"_a, "scale"_a, "threads"_a);
+  m.def("encode", &encode, "codec"_a, "keys"_a.noconvert(), "values"_a.noconvert(),
+        "tiles"_a.noconvert(), "start"_a, "base"_a);
+  m.def("decode", &decode, "codec"_a, "tiles"_a.noconvert(), "start"_a, "base"_a,
+        "keys"_a.noconvert(), "values"_a.noconvert());
+  m.def("attend", &attend_tiles, "codecs"_a, "tiles"_a.noconvert(), "queries"_a, "window_keys"_a,
+        "window_values"_a, "out"_a.noconvert(), "tokens"_a, "skip"_a, "base"_a, "scale"_a,
+        "threads"_a);
+  m.def("attend_dense", &attend_dense_rows<uint16_t>, "keys"_a.noconvert(), "values"_a.noconvert(),
+        "queries"_a, "out"_a.noconvert(), "tokens"_a, "scale"_a, "threads"_a);
+  m.def("attend_dense", &attend_dense_rows<float>, "keys"_a.noconvert(), "values"_a.noconvert(),
+        "queries"_a, "out"_a.noconvert(), "tokens"_a, "scale"_a, "threads"_a);
 }

@@ -41,20 +41,21 @@ class Kernels(Protocol):
         """``low`` and ``high``: log2 of the norms' range for 8-bit norms; low > high asks fp16."""
         ...
 
-    def make_codec(  # noqa: PLR0917 - the native signature
+    def make_codec(
         self,
         groups: Sequence[Group],
         key_rotation: F32,
         value: Group,
         value_rotation: F32,
+        *,
         mean: F32,
         frequencies: NDArray[np.float64],
     ) -> Codec:
         """Rotations dim x dim, rows in the order of the groups; ``mean``: taken off before RoPE."""
         ...
 
-    def encode(  # noqa: PLR0917 - the native signature
-        self, codec: Codec, keys: F32, values: F32, tiles: Bytes, start: int, base: int
+    def encode(
+        self, codec: Codec, keys: F32, values: F32, tiles: Bytes, *, start: int, base: int
     ) -> int:
         """Write tokens to slots ``start``… of ``tiles``; slot 0 is at position ``base``.
 
@@ -62,17 +63,18 @@ class Kernels(Protocol):
         """
         ...
 
-    def decode(  # noqa: PLR0917 - the native signature
-        self, codec: Codec, tiles: Bytes, start: int, base: int, keys: F32, values: F32
+    def decode(
+        self, codec: Codec, tiles: Bytes, *, start: int, base: int, keys: F32, values: F32
     ) -> None:
         """Fill ``keys`` and ``values`` (tokens x dim) from slots ``start``…."""
         ...
 
-    def attend(  # noqa: PLR0913, PLR0917 - the native signature
+    def attend(  # noqa: PLR0913 - the native signature
         self,
         codecs: Sequence[Codec],
         tiles: Sequence[Bytes],
         queries: F32,
+        *,
         window_keys: F32,
         window_values: F32,
         out: F32,
@@ -88,30 +90,21 @@ class Kernels(Protocol):
         """
         ...
 
-    def attend_half(  # noqa: PLR0917 - the native signature
+    def attend_dense(
         self,
-        keys: NDArray[np.uint16],
-        values: NDArray[np.uint16],
+        keys: NDArray[np.generic],
+        values: NDArray[np.generic],
         queries: F32,
         out: F32,
+        *,
         tokens: int,
         scale: float,
         threads: int,
     ) -> None:
-        """Over halves: keys rows x tiles x (dim x 32), values rows x tokens x dim, whole tiles."""
-        ...
+        """Over halves (uint16) or floats, whole tiles.
 
-    def attend_float(  # noqa: PLR0917 - the native signature
-        self,
-        keys: F32,
-        values: F32,
-        queries: F32,
-        out: F32,
-        tokens: int,
-        scale: float,
-        threads: int,
-    ) -> None:
-        """As `attend_half`, over floats."""
+        Keys rows x tiles x (dim x 32), values rows x tokens x dim.
+        """
         ...
 
 

@@ -10,10 +10,10 @@ from functools import cache, cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from tidemill.models.lloyd_max import Marginal, codebook, distortion
+from tidemill.models.rotation import rotation
 from tidemill.systems.blockgtq import kernels
-from tidemill.systems.blockgtq.codebook import Marginal, codebook, distortion
 from tidemill.systems.blockgtq.config import Mode
-from tidemill.systems.blockgtq.rotation import rotation
 
 KEY_SEED, VALUE_SEED = 42, 7001
 _FP16 = (1.0, 0.0)  # a range that is none: norms as halves
@@ -112,8 +112,8 @@ class HeadPlan:
             self.key_rotation(),
             value,
             _as_float(self.dim, self.v_seed),
-            np.array(self.mean, dtype=np.float32),
-            frequencies,
+            mean=np.array(self.mean, dtype=np.float32),
+            frequencies=frequencies,
         )
 
     def key_rotation(self) -> NDArray[np.float32]:
@@ -214,18 +214,9 @@ def head_plan(
     frequencies: NDArray[np.float64],
     head: int,
 ) -> HeadPlan:
-    """Group the blocks by width.
+    """Group the blocks by width, for KV head number ``head``.
 
-    Args:
-        widths: Of each block.
-        norms: Block norms of sampled tokens (S, B), which give the 8-bit norms their range; None:
-            norms are halves.
-        v_bits: Bits of a value's coordinate.
-        v_range: log2 of the values' norms; None: halves.
-        marginal: What codebooks assume.
-        mean: Taken off keys.
-        frequencies: Of the blocks.
-        head: Index of the KV head, which has its own rotation of values.
+    ``norms`` (S, B) of sampled tokens give 8-bit norms their range; without, norms are halves.
     """
     groups: list[WidthGroup] = []
     for width in sorted(set(widths)):

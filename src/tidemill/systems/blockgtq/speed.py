@@ -5,12 +5,8 @@ Keys and values are those of a real layer, turned to new positions and repeated 
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,14 +156,14 @@ class _Copies:
             [self._codec] * len(self._tiles),
             self._tiles,
             queries,
-            self._none,
-            self._none,
-            out,
-            self._tokens,
-            0,
-            0,
-            scale,
-            threads,
+            window_keys=self._none,
+            window_values=self._none,
+            out=out,
+            tokens=self._tokens,
+            skip=0,
+            base=0,
+            scale=scale,
+            threads=threads,
         )
         return out
 
@@ -207,54 +203,3 @@ def compression(context: Context, scale: Scale | None = None) -> Iterator[Measur
         baseline=f"fp16: {dense / 2**20:.1f} MiB",
         detail={"allocated_bytes": store.allocated_bytes, "tokens": tokens},
     )
-
-
-def memory(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
-    """A long context of all layers in child processes: peak memory, and what a limit lets pass."""
-    scale = scale or SCALES[context.budget]
-    shape = {"tokens": scale.limit_tokens, "layers": scale.limit_layers, "limit": 0}
-    found: dict[str, dict[str, Any]] = {}
-    for kind in ("packed", "dense"):
-        context.progress.stage(
-            f"{kind}: {scale.limit_tokens:,} tokens, {scale.limit_layers} layers"
-        )
-        found[kind] = _child(kind, shape)
-    limit = found["packed"]["address_bytes"] * 5 // 4
-    context.progress.stage(f"the same within {limit / 2**20:.0f} MiB of address space")
-    limited = {kind: _child(kind, shape | {"limit": limit}) for kind in ("packed", "dense")}
-    ratio = found["dense"]["grown_bytes"] / found["packed"]["grown_bytes"]
-    details: dict[str, Json] = {"limit_bytes": limit, "free": {**found}, "limited": {**limited}}
-    yield Measurement(
-        claim="peak-memory",
-        value=ratio,
-        low=ratio,
-        high=ratio,
-        repeats=1,
-        subject=f"packed: peak grows by {found['packed']['grown_bytes'] / 2**20:.0f} MiB",
-        baseline=f"dense fp16: by {found['dense']['grown_bytes'] / 2**20:.0f} MiB",
-        detail=details,
-    )
-    stands = float(limited["packed"]["ok"] and not limited["dense"]["ok"])
-    yield Measurement(
-        claim="fits-where-dense-fails",
-        value=stands,
-        low=stands,
-        high=stands,
-        repeats=1,
-        subject=f"packed: {'one step, checked' if limited['packed']['ok'] else 'no memory'}",
-        baseline=f"dense fp16: {'one step' if limited['dense']['ok'] else 'no memory'}",
-        detail=details,
-    )
-
-
-def _child(kind: str, shape: dict[str, int]) -> dict[str, Any]:
-    code = (
-        f"from tidemill.systems.blockgtq.footprint import main; main({kind!r}, {json.dumps(shape)})"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=1800
-    )
-    if done.returncode != 0:
-        tail = done.stderr.strip().splitlines()[-1:]
-        raise ClaimError(f"memory — the {kind} process ended with {done.returncode}: {tail}")
-    return json.loads(done.stdout)

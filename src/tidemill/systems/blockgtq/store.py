@@ -135,7 +135,14 @@ class PackedStore:
         native = kernels.load()
         for r, row in enumerate(self._tiles):
             for h, tiles in enumerate(row):
-                native.decode(self._codecs[h], tiles, 0, self._base, keys[r, h], values[r, h])
+                native.decode(
+                    self._codecs[h],
+                    tiles,
+                    start=0,
+                    base=self._base,
+                    keys=keys[r, h],
+                    values=values[r, h],
+                )
         whole = [
             np.concatenate([dense[:, :, : self._sinks], packed, dense[:, :, self._sinks :]], axis=2)
             for dense, packed in zip(self._dense, (keys, values), strict=True)
@@ -177,14 +184,14 @@ class PackedStore:
                 codecs,
                 tiles,
                 np.ascontiguousarray(queries[:, :, i]).reshape(out.shape[1:]),
-                window[0],
-                window[1],
-                out[i],
-                slots,
-                min(slots, max(0, lowest - self._base)),
-                self._base,
-                scale,
-                threads,
+                window_keys=window[0],
+                window_values=window[1],
+                out=out[i],
+                tokens=slots,
+                skip=min(slots, max(0, lowest - self._base)),
+                base=self._base,
+                scale=scale,
+                threads=threads,
             )
         return out.reshape(count, rows, query_heads, dim).transpose(1, 2, 0, 3)
 
@@ -306,7 +313,7 @@ class PackedStore:
             for h, buffer in enumerate(row):
                 pair = [np.ascontiguousarray(x[r, h], dtype=np.float32) for x in (keys, values)]
                 saturated += native.encode(
-                    self._codecs[h], pair[0], pair[1], buffer, self._packed, base
+                    self._codecs[h], pair[0], pair[1], buffer, start=self._packed, base=base
                 )
         return saturated
 
