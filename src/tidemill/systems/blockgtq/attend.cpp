@@ -156,18 +156,40 @@ class Walk {
     }
   }
 
+  // Per head, so that its 32 scores stay in registers while the blocks go by.
   void add_mean(float* scores) {
-    for (size_t b = 0; b < blocks_; ++b) {
-      const float* c = query_.codec.turn_cos.data() + b * kTile;
-      const float* s = query_.codec.turn_sin.data() + b * kTile;
-      for (size_t h = 0; h < query_.heads; ++h) {
-        const float even = static_cast<float>(even_[h * blocks_ + b]);
-        const float odd = static_cast<float>(odd_[h * blocks_ + b]);
-        float* at = scores + h * kTile;
-        for (size_t t = 0; t < kTile; ++t) at[t] += even * c[t] + odd * s[t];
+    for (size_t h = 0; h < (blocks_ > 0 ? query_.heads : 0); ++h) {
+      double* __restrict even = even_.data() + h * blocks_;
+      double* __restrict odd = odd_.data() + h * blocks_;
+      add_waves(even, odd, scores + h * kTile);
+      for (size_t b = 0; b < blocks_; ++b) {
+        const double x = even[b], y = odd[b];
+        even[b] = x * step_cos_[b] + y * step_sin_[b];
+        odd[b] = y * step_cos_[b] - x * step_sin_[b];
       }
-      turn(b, step_cos_[b], step_sin_[b]);
     }
+  }
+
+  void add_waves(const double* even, const double* odd, float* scores) const {
+    const float *c = query_.codec.turn_cos.data(), *s = query_.codec.turn_sin.data();
+#ifdef __AVX2__
+    __m256 sum[4];
+    for (size_t i = 0; i < 4; ++i) sum[i] = _mm256_loadu_ps(scores + 8 * i);
+    for (size_t b = 0; b < blocks_; ++b) {
+      const __m256 x = _mm256_set1_ps(static_cast<float>(even[b]));
+      const __m256 y = _mm256_set1_ps(static_cast<float>(odd[b]));
+      for (size_t i = 0; i < 4; ++i) {
+        sum[i] = _mm256_fmadd_ps(x, _mm256_loadu_ps(c + b * kTile + 8 * i), sum[i]);
+        sum[i] = _mm256_fmadd_ps(y, _mm256_loadu_ps(s + b * kTile + 8 * i), sum[i]);
+      }
+    }
+    for (size_t i = 0; i < 4; ++i) _mm256_storeu_ps(scores + 8 * i, sum[i]);
+#else
+    for (size_t b = 0; b < blocks_; ++b)
+      for (size_t t = 0; t < kTile; ++t)
+        scores[t] += static_cast<float>(even[b]) * c[b * kTile + t] +
+                     static_cast<float>(odd[b]) * s[b * kTile + t];
+#endif
   }
 
   const Prepared& query_;

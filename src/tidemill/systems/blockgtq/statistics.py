@@ -12,7 +12,7 @@ from tidemill.errors import InputError
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 _SAMPLES = 512
-_MEAN_SHARE = 0.99
+_MEAN_SHARE = 0.999
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,10 @@ def _blocks(x: F32) -> F64:
 
 
 def _carrying(mean: F64) -> F64:
-    """``mean`` in the fewest blocks that carry 99 % of its energy, at most a quarter of them.
+    """``mean`` in the fewest blocks that carry 99.9 % of its energy.
 
-    Each costs two multiplications a token and query head at decode time; the others are left in.
+    Each costs two multiplications a token and query head at decode time. Fewer do not serve: with
+    99 % the KL divergence of Qwen2.5-Coder-0.5B at K2V2 is 0.48 in place of 0.28.
     """
     kept = np.zeros_like(mean)
     half = mean.shape[-1] // 2
@@ -92,7 +93,7 @@ def _carrying(mean: F64) -> F64:
         energy = row[:half] ** 2 + row[half:] ** 2
         order = np.argsort(-energy, kind="stable")
         share = np.cumsum(energy[order]) / max(float(energy.sum()), 1e-30)
-        count = min(int(np.searchsorted(share, _MEAN_SHARE)) + 1, max(1, half // 4))
+        count = int(np.searchsorted(share, _MEAN_SHARE)) + 1
         for block in order[:count]:
             kept[head, [block, block + half]] = row[[block, block + half]]
     return kept
