@@ -48,7 +48,7 @@ class Scale:
 
 
 SCALES = {
-    Budget.QUICK: Scale((8192, 32768), 8, (7,), 5, 65_536, 6),
+    Budget.QUICK: Scale((8192, 32768), 8, (7,), 5, 65_536, 24),
     Budget.FULL: Scale((8192, 32768, 131_072), 44, (7, 4, 3, 1), 7, 262_144, 24),
 }
 
