@@ -137,6 +137,7 @@ def entry_json(entry: Entry) -> dict[str, Json]:
         "journal_ref": entry.journal_ref,
         "comment": entry.comment,
         "license": entry.license,
+        "origin": entry.origin,
         "system": entry.system,
     }
 

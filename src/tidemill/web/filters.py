@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit
 
 from tidemill.bench import System
 from tidemill.bench.claim import Json
@@ -15,13 +14,6 @@ from tidemill.web.language import TAGS
 
 _AUTHORS_SHOWN = 6
 _NEIGHBOURS = 2
-
-
-def source(entry: Entry) -> str:
-    """Where the entry was announced, as its date line begins: arXiv, else the host of its link."""
-    if entry.arxiv_id or not entry.links or entry.id.startswith("title:"):
-        return "arXiv"
-    return urlsplit(entry.links[0].url).hostname or "arXiv"
 
 
 def tag(entry: Entry) -> str:

@@ -181,7 +181,7 @@ def _templates() -> jinja2.Environment:
     functions: tuple[Callable[..., object], ...] = (
         *(figures.number, figures.quantity, figures.interval, figures.target, figures.span),
         *(figures.memory, figures.minute, figures.code_name, figures.machine_line),
-        *(figures.span_of, filters.source, filters.tag, filters.unlinked, filters.authors),
+        *(figures.span_of, filters.tag, filters.unlinked, filters.authors),
         *(filters.page_numbers, filters.import_line, filters.said, filters.fact),
         *(filters.script_tag, board.passages),
     )
