@@ -166,7 +166,9 @@ def test_a_paper_says_where_it_was_announced_and_not_arxiv_unless_it_was(
     assert entry.origin == origin
 
 
-def test_the_dated_line_of_a_page_is_remembered(library: Library, write: Callable[..., Path]) -> None:
+def test_the_dated_line_of_a_page_is_remembered(
+    library: Library, write: Callable[..., Path]
+) -> None:
     dated = ("Nature 2026-06-23", "arXiv 2026-06-22", "arXiv:2606.24417v2 2026-06-21")
     page = page_of((f"Tide Mill {n}", line, f"{n} {ABSTRACT}") for n, line in enumerate(dated))
     library.import_file(write(page))

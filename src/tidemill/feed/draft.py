@@ -8,7 +8,7 @@ from datetime import date, datetime
 
 from tidemill.feed.calendar import announcement_day, parse_date, parse_moment
 from tidemill.feed.entry import Refusal
-from tidemill.feed.identity import arxiv_id, normal_title
+from tidemill.feed.identity import DOI, arxiv_id, normal_title
 from tidemill.feed.raw import Certainty, RawEntry
 from tidemill.feed.text import clean, decode_accents
 
@@ -17,7 +17,7 @@ LONGEST_ABSTRACT = 20_000
 LONGEST_TITLE = 1_000
 LONGEST_ORIGIN = 80
 
-_DOI = re.compile(r"(?:https?://(?:dx\.)?doi\.org/|doi:\s*)?(10\.\d{4,9}/\S+)", re.IGNORECASE)
+_DOI = re.compile(rf"(?:https?://(?:dx\.)?doi\.org/|doi:\s*)?({DOI.pattern})", re.IGNORECASE)
 _ADDRESS = re.compile(r"https?://[^\s<>\"'\\^`{|}]{1,2000}")
 _AUTHORS = re.compile(r"\s*;\s*|\s*,\s*(?:and\s+)?|\s+and\s+")
 _AFFILIATION = re.compile(r"\([^()]*\)")
@@ -91,7 +91,9 @@ class Draft:
             comment=clean(self.comment) or None,
             license=clean(self.license) or None,
             links=self._further(),
-            origin="arXiv" if arxiv_id(self.origin) else clean(self.origin)[:LONGEST_ORIGIN] or None,
+            origin="arXiv"
+            if arxiv_id(self.origin)
+            else clean(self.origin)[:LONGEST_ORIGIN] or None,
             announce_type=clean(self.announce_type) or None,
             category=clean(self.category) or None,
             why=clean(self.why),

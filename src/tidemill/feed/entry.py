@@ -84,8 +84,8 @@ class Entry:
         subjects: arXiv's own categories, the primary one first.
         categories: The digest's categories, each with why.
         arxiv_id: Without version.
-        origin: Where it was announced, as its date line begins: "arXiv", a journal, else the host of
-            its address; "" if no source said.
+        origin: Where it was announced, as its date line begins: "arXiv", a journal, else
+            the host of its address; "" if no source said.
         system: Name of the installed system that builds this paper.
     """
 

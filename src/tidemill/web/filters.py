@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from tidemill.bench import System
 from tidemill.bench.claim import Json
 from tidemill.bench.settings import dumps
+from tidemill.bench.wording import figure
 from tidemill.feed.entry import Entry, Page
-from tidemill.web import figures
 from tidemill.web.language import TAGS
 
 _AUTHORS_SHOWN = 6
@@ -72,4 +72,4 @@ def fact(value: Json) -> str:
     """A fact of a report or a setting: a number with few digits, anything else as it is."""
     if isinstance(value, bool) or value is None or not isinstance(value, int | float | str):
         return dumps(value)
-    return value if isinstance(value, str) else figures.number(value)
+    return value if isinstance(value, str) else figure(value)
