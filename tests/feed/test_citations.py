@@ -131,7 +131,7 @@ def test_no_text_breaks_a_bibliography(text: str) -> None:
     assert fields.keys() >= {"title", "author", "journal", "note", "abstract", "url"}
     once = citations.bibtex(with_texts_of(entry, found))
     twice = citations.bibtex(with_texts_of(entry, one(once)))  # what is plain text stays as it is
-    assert twice == once
+    assert fields_of(twice) == fields_of(once)
     assert [found.line for found in parse((written * 2).encode())] == [1, 1 + written.count("\n")]
     assert one(citations.ris(entry)).arxiv_id == "2606.24417"
 
