@@ -71,6 +71,16 @@ def from_settings(config: type[Any], settings: Iterable[str]) -> Any:
     return from_json(config, values)
 
 
+def defaults_of(config: type[Any]) -> dict[str, Json]:
+    """All settings of a configuration class at their defaults, as JSON."""
+    return to_json(config())
+
+
+def is_under(values: Mapping[str, Json], settings: Mapping[str, Json]) -> bool:
+    """Whether ``values``, which may lack some settings, contradict none of ``settings``."""
+    return all(name in settings and settings[name] == value for name, value in values.items())
+
+
 def _plain_type(hint: Any) -> tuple[type, bool]:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         members = [arg for arg in typing.get_args(hint) if arg is not types.NoneType]

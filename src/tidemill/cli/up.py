@@ -88,15 +88,16 @@ class _Measuring:
 
     def _lacks_figures(self, system: System) -> bool:
         from tidemill.bench.environment import Environment
+        from tidemill.bench.settings import defaults_of
 
         here = Environment.here()
-        tried = {
-            outcome.trial
-            for outcome in self._store.outcomes(system.name, limit=1000)
-            if outcome.environment.machine_id == here.machine_id
-            and outcome.environment.code == here.code
-            and outcome.outcome not in ("cancelled", "missing")
-        }
+        ends = self._store.latest_outcomes(
+            system.name,
+            machine=here.machine_id,
+            code=here.code,
+            settings=defaults_of(system.config),
+        )
+        tried = {name for name, end in ends.items() if end.outcome != "missing"}
         quick = {trial.name for trial in system.trials if trial.limit_s(Budget.QUICK) is not None}
         return not quick <= tried
 
