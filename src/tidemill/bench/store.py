@@ -286,7 +286,7 @@ class Store:
         if settings is not None:
             # as text, since databases differ in comparing JSON; there are few different ones
             text = sa.cast(o.c.config, sa.String)
-            query = sa.select(sa.distinct(text)).where(o.c.system == system)
+            query = sa.select(text).distinct().where(o.c.system == system)
             with reading(self.engine) as connection:
                 known = connection.execute(query).scalars().all()
             found.append(text.in_([one for one in known if is_under(json.loads(one), settings)]))

@@ -140,9 +140,11 @@ class Tally:
         """Count ``rows``; figures of other machines, and of trials that failed since, do not."""
         rows = tuple(rows)
         here = [row.verdict_here for row in rows]
-        counts = (here.count(v) for v in (Verdict.YES, Verdict.NO, Verdict.UNCLEAR))
+        holding, failing, unclear = (
+            here.count(v) for v in (Verdict.YES, Verdict.NO, Verdict.UNCLEAR)
+        )
         older = sum(row.verdict_here is Verdict.YES and not row.is_of_this_code for row in rows)
-        return cls(len(rows), *counts, older)
+        return cls(len(rows), holding, failing, unclear, older)
 
 
 def standings(system: System, store: Store, environment: Environment) -> tuple[Standing, ...]:
