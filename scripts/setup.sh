@@ -31,7 +31,7 @@ check_compiler() {
 fingerprint() {
   {
     "$python" -c 'import sys; print(sys.version)'
-    printf '%s %s\n' "$mode" "${CXX:-c++}"
+    printf '%s %s %s\n' "$mode" "${CXX:-c++}" "$PWD"  # a .venv does not survive a move
     cat pyproject.toml CMakeLists.txt requirements/*.txt
     find src \( -name '*.cpp' -o -name '*.hpp' -o -name '*.cpp.in' \) -print0 | sort -z | xargs -0 cat
   } | sha256sum | cut -d' ' -f1

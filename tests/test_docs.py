@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,3 +169,21 @@ def test_an_example_runs(path: Path, tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
+
+
+def test_the_pictures_that_pages_show_are_those_the_script_takes() -> None:
+    shown = {
+        Path(name).name
+        for page in PAGES
+        for name in re.findall(r"\(([^)\s]+\.png)\)", page.read_text(encoding="utf-8"))
+    }
+    script = (ROOT / "scripts" / "screenshots.py").read_text(encoding="utf-8")
+    assert shown == {f"{name}.png" for name in re.findall(r'yield Shot\("([^"]+)"', script)}
+    assert shown <= {path.name for path in (ROOT / "docs" / "images").iterdir()}
+
+
+def test_the_floors_of_the_plan_are_those_that_lint_checks() -> None:
+    drawn = re.search(r"^```\n(cli .*?)^```$", page("ARCHITECTURE.md"), re.MULTILINE | re.DOTALL)
+    assert drawn is not None
+    contract = tomllib.loads(page("pyproject.toml"))["tool"]["importlinter"]["contracts"][0]
+    assert [line.split()[0] for line in drawn[1].splitlines()] == contract["layers"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -73,12 +75,12 @@ def test_a_fresh_install_shows_the_first_page_and_ctrl_c_is_clean(
 
 @pytest.mark.parametrize("server", [[]], indirect=True)
 def test_ctrl_c_while_measuring_leaves_no_process(server: subprocess.Popen[str]) -> None:
-    told(server, r"measuring the quick claims of cusbf")
-    told(server, r"cusbf: sizes: ")
+    system = told(server, r"measuring the quick claims of \w+").split()[-1]
+    told(server, rf"{system}: \w+: ")
     server.send_signal(signal.SIGINT)
     assert server.wait(timeout=60) in (0, 130)
     store = Store()
-    runs = store.runs(system="cusbf")
+    runs = store.runs(system=system)
     store.close()
     assert [run.state for run in runs] == ["cancelled"]
     assert runs[0].pid is not None
@@ -131,3 +133,41 @@ def test_a_broken_system_is_warned_about_and_the_others_stay(
         warnings.simplefilter("always")
         assert [system.name for system in usable()] == ["cusbf"]
     assert "no.such.module" in str(caught[0].message)
+
+
+@pytest.mark.parametrize("server", [["--read-only"]], indirect=True)
+def test_read_only_starts_no_run(server: subprocess.Popen[str]) -> None:
+    told(server, r"http://127\.0\.0\.1:\d+/")
+    time.sleep(1.5)  # measuring begins at once where it is allowed
+    server.send_signal(signal.SIGINT)
+    assert server.wait(timeout=30) in (0, 130)
+    store = Store()
+    assert store.runs(limit=10) == []
+    store.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk that is soon full")
+def test_ctrl_c_ends_it_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("this root may not mount")
+    try:
+        monkeypatch.setenv("XDG_DATA_HOME", str(disk))
+        monkeypatch.setenv("TIDEMILL_DB", f"sqlite:///{disk / 'tidemill.db'}")
+        server = start()
+        told(server, r"measuring the quick claims of \w+")
+        told(server, r"^\w+: \w+: ")
+        with (disk / "fill").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        time.sleep(1)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=60) in (0, 130)
+        assert server.stderr is not None
+        server.stderr.close()
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)

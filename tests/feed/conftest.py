@@ -26,9 +26,9 @@ def library(tmp_path: Path, clock: Clock) -> Iterator[Library]:
 
 
 @pytest.fixture(scope="session")
-def seed(data_dir: Callable[[str], Path]) -> Path:
+def seed() -> Path:
     """The page from which the digest started."""
-    return data_dir("digest") / "seed-page.txt"
+    return Path(__file__).with_name("data") / "seed-page.txt"
 
 
 @pytest.fixture

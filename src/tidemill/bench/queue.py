@@ -130,6 +130,17 @@ class RunQueue:
         self._wake.set()
         return True
 
+    def is_over(self, run_id: str) -> bool:
+        """Whether a run has ended, or its process is gone: a full disk may keep the row as it was.
+
+        Raises:
+            InputError: There is no such run.
+        """
+        run = self._run(run_id)
+        if run.state is not RunState.RUNNING:
+            return run.state.is_final
+        return not family.is_alive(run.pid, run.pid_started, run.id)
+
     def start(self) -> None:
         """Adopt what still runs, then start and watch runs in a thread until `stop`."""
         if self._thread is not None:

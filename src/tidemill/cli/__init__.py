@@ -49,6 +49,10 @@ COMMANDS = (
     Lazy("claims", "tidemill.cli.measure:claims", "Measure what a paper claims, here and now."),
     Lazy("feed", "tidemill.cli.feed:app", "Papers: import, list, search."),
     Lazy("models", "tidemill.models.cli:app", "Language models: pull, list, verify, look into."),
+    Lazy("chat", "tidemill.cli.chat:chat", "Talk with a language model."),
+    Lazy("generate", "tidemill.cli.generate:generate", "Go on from a prompt."),
+    Lazy("perplexity", "tidemill.cli.perplexity:perplexity", "How well a model predicts a text."),
+    Lazy("bench-llm", "tidemill.cli.bench_llm:bench_llm", "A model here and in llama.cpp."),
     Lazy("new-system", "tidemill.cli.scaffold:new_system", "Write the anatomy of a new system."),
 )  # fmt: skip
 

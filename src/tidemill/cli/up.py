@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tidemill.bench import Budget, System, usable
+from tidemill.bench.records import RunState
+from tidemill.errors import TidemillError
 
 if TYPE_CHECKING:
     from tidemill.bench.queue import RunQueue
     from tidemill.bench.store import Store
+
+_LOOK_S = 0.5
+_END_S = 30.0  # more than the queue waits before it kills a session
+_LAST_WORD_S = 3.0  # a process that is gone leaves its row to the queue, which looks twice a second
 
 
 def up(
@@ -41,7 +48,7 @@ def up(
         library.migrate()
         library.import_shipped()
         queue = RunQueue(store, runs_directory())
-        measuring = _Measuring(queue, store) if measure else None
+        measuring = _Measuring(queue, store) if measure and not read_only else None
         app = create_app(store, library, queue, read_only=read_only, auth=auth)
 
         def ready(url: str) -> None:
@@ -80,11 +87,14 @@ class _Measuring:
             self._thread.join()
 
     def _measure(self) -> None:
-        for system in usable():
-            if self._stop.is_set():
-                return
-            if not system.missing() and self._lacks_figures(system):
-                self._run(system)
+        try:
+            for system in usable():
+                if self._stop.is_set():
+                    return
+                if not system.missing() and self._lacks_figures(system):
+                    self._run(system)
+        except TidemillError as error:
+            typer.echo(f"tidemill: not measuring — {type(error).__name__}: {error}", err=True)
 
     def _lacks_figures(self, system: System) -> bool:
         from tidemill.bench.environment import Environment
@@ -107,10 +117,39 @@ class _Measuring:
 
         run = self._queue.submit(system.name, {}, "claims", Budget.QUICK)
         typer.echo(f"tidemill: measuring the quick claims of {system.name}", err=True)
+        silent = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(run.id, silent))
+        watcher.start()
         with live_view(system.name) as tell:
-            for event in follow(run.events_path, 0, self._stop):
+            for event in follow(run.events_path, 0, silent):
                 tell(event.kind, event.data)
-        if self._stop.is_set():
-            self._queue.cancel(run.id)
-            for _ in follow(run.events_path, 0, threading.Event()):
-                pass
+        silent.set()
+        watcher.join()
+        if self._stop.is_set() and self._queue.cancel(run.id):
+            self._await_end(run.id)
+        elif said := self._silence(run.id):
+            typer.echo(f"tidemill: {said}", err=True)
+
+    def _watch(self, run_id: str, silent: threading.Event) -> None:
+        """Set ``silent`` when no event will come, even if the disk is too full for the last one."""
+        while not silent.wait(_LOOK_S):
+            if self._stop.is_set() or self._queue.is_over(run_id):
+                silent.set()
+
+    def _await_end(self, run_id: str) -> None:
+        """Wait for a cancelled run's last word, but not longer than a killed process lives."""
+        deadline = time.monotonic() + _END_S
+        while time.monotonic() < deadline:
+            run = self._store.run(run_id)
+            if run is None or run.state.is_final:
+                return
+            if self._queue.is_over(run_id):
+                deadline = min(deadline, time.monotonic() + _LAST_WORD_S)
+            time.sleep(0.1)
+
+    def _silence(self, run_id: str) -> str:
+        """What to say of a run that stopped without an end; "" if it has one."""
+        run = self._store.run(run_id)
+        if run is None or run.state in (RunState.DONE, RunState.CANCELLED):
+            return ""
+        return f"the measuring run {run_id[:8]} is {run.state}: {run.error or 'it said nothing'}"

@@ -74,7 +74,7 @@ def pull(model: ModelArgument, *, as_json: JsonOption = False) -> None:
     from tidemill.models.catalog import CATALOG
     from tidemill.models.store import ModelStore
 
-    with _progress(f"pulling {model}", shown=not as_json) as report:
+    with pull_progress(f"pulling {model}", shown=not as_json) as report:
         path = ModelStore().pull(model, report)
     entry = CATALOG.get(model)
     if as_json:
@@ -102,7 +102,7 @@ def verify(
     results: list[dict[str, Any]] = []
     for name in names or here:
         try:
-            with _progress(f"verifying {name}", shown=not as_json) as report:
+            with pull_progress(f"verifying {name}", shown=not as_json) as report:
                 path = store.verify(name, report)
         except TidemillError as error:
             errors.append(error)
@@ -154,7 +154,7 @@ def info(
     from tidemill.models.model_summary import summary
 
     with (
-        _progress(f"pulling {model}", shown=not as_json) as report,
+        pull_progress(f"pulling {model}", shown=not as_json) as report,
         open_model(model, report=report) as opened,
     ):
         document = summary(opened, with_tensors=tensors)
@@ -171,7 +171,7 @@ def info(
 
 
 @contextmanager
-def _progress(title: str, *, shown: bool) -> Generator[Report | None]:
+def pull_progress(title: str, *, shown: bool) -> Generator[Report | None]:
     """A bar on standard error, if that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn

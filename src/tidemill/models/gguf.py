@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.errors import InputError, UnsupportedModel
-from tidemill.models.gguf_cursor import Cursor, MetadataValue
+from tidemill.models.gguf_cursor import Cursor, MetadataValue, quoted
 from tidemill.models.mapped_file import map_file
 from tidemill.models.quants import dequantize
 from tidemill.models.tensor_info import TensorInfo, tensor_info
@@ -134,7 +134,7 @@ def _read_metadata(cursor: Cursor, count: int) -> dict[str, MetadataValue]:
         if not key:
             raise cursor.corrupt(f"key {index} of the metadata is empty")
         if key in metadata:
-            raise cursor.corrupt(f"the metadata has {key!r} twice")
+            raise cursor.corrupt(f"the metadata has {quoted(key)} twice")
         metadata[key] = cursor.value(key)
     return metadata
 
@@ -143,7 +143,7 @@ def _alignment(cursor: Cursor, metadata: Mapping[str, MetadataValue]) -> int:
     found = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
     if not isinstance(found, int) or not 8 <= found <= MAX_ALIGNMENT or found & (found - 1):
         raise cursor.corrupt(
-            f"general.alignment is {found!r}; must be a power of two from 8 to {MAX_ALIGNMENT}"
+            f"general.alignment is {quoted(found)}; must be a power of two, 8 to {MAX_ALIGNMENT}"
         )
     return found
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tidemill.errors import ConfigError, CorruptFile, UnsupportedModel
 from tidemill.models.config import ARCHITECTURES, DecoderConfig
 from tidemill.models.gguf import GGUFFile
+from tidemill.models.gguf_cursor import quoted
 from tidemill.models.rope_scaling import RopeScaling
 
 _GEMMA3_PERIOD = 6  # every sixth layer is full, unless the file says otherwise
@@ -41,25 +42,20 @@ class _Keys:
     def integer(self, name: str, default: object = _REQUIRED) -> int:
         found = self._found(name, default)
         if not isinstance(found, int) or isinstance(found, bool) or found < 0:
-            raise self.corrupt(f"{self.architecture}.{name} is {_short(found)}, not a count")
+            raise self.corrupt(f"{self.architecture}.{name} is {quoted(found)}, not a count")
         return found
 
     def number(self, name: str, default: object = _REQUIRED) -> float:
         found = self._found(name, default)
         if not isinstance(found, float | int) or not math.isfinite(found):
-            raise self.corrupt(f"{self.architecture}.{name} is {_short(found)}, not a number")
+            raise self.corrupt(f"{self.architecture}.{name} is {quoted(found)}, not a number")
         return float(found)
 
     def text(self, name: str, default: str) -> str:
         found = self._found(name, default)
         if not isinstance(found, str):
-            raise self.corrupt(f"{self.architecture}.{name} is {_short(found)}, not a text")
+            raise self.corrupt(f"{self.architecture}.{name} is {quoted(found)}, not a text")
         return found
-
-
-def _short(found: object) -> str:
-    text = repr(found)
-    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def config_of(file: GGUFFile) -> DecoderConfig:
@@ -69,7 +65,7 @@ def config_of(file: GGUFFile) -> DecoderConfig:
         raise CorruptFile(f"{file.path} — has no general.architecture; it holds no model.")
     if architecture not in ARCHITECTURES:
         raise UnsupportedModel(
-            f"{file.path} — is of the architecture {_short(architecture)}; "
+            f"{file.path} — is of the architecture {quoted(architecture)}; "
             f"{', '.join(ARCHITECTURES)} are implemented; use another model."
         )
     keys = _Keys(file, architecture)
@@ -188,7 +184,7 @@ def _scaling(keys: _Keys, head_dim: int) -> RopeScaling | None:
     if kind == "none":
         return None
     if kind not in ("linear", "yarn"):
-        raise keys.unsupported(f"scales its positions by {_short(kind)}")
+        raise keys.unsupported(f"scales its positions by {quoted(kind)}")
     return RopeScaling(
         kind=kind,
         factor=factor,

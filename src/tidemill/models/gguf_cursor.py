@@ -31,6 +31,7 @@ MAX_STRING_BYTES = 1 << 24
 MAX_ELEMENTS = 1 << 23
 """Elements of all arrays of a file together; the largest vocabularies have 262,144 tokens."""
 MAX_DIMS = 4  # GGML_MAX_DIMS
+_MAX_QUOTED = 80
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 _NUMBERS: dict[int, type[np.generic]] = {
     0: np.uint8,
@@ -46,6 +47,12 @@ _NUMBERS: dict[int, type[np.generic]] = {
     12: np.float64,
 }
 _UINT64 = struct.Struct("<Q")
+
+
+def quoted(found: object) -> str:
+    """``found`` for an error message: escaped, and not longer than a line."""
+    text = repr(found)
+    return text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}…"
 
 
 class Cursor:
@@ -121,25 +128,25 @@ class Cursor:
 
     def value(self, key: str) -> MetadataValue:
         """A type tag and a value of that type."""
-        kind = self.uint32(f"the type of {key!r}")
+        kind = self.uint32(f"the type of {quoted(key)}")
         if kind == _STRING:
-            return self.string(repr(key))
+            return self.string(quoted(key))
         if kind == _ARRAY:
             return self._array(key)
         array = self._numbers(key, kind, 1)
         return cast("bool | int | float", array[0].item())
 
     def _array(self, key: str) -> MetadataValue:
-        kind = self.uint32(f"the element type of {key!r}")
+        kind = self.uint32(f"the element type of {quoted(key)}")
         if kind == _ARRAY:
             raise UnsupportedModel(
-                f"{self.path} — {key!r} is an array of arrays, which no known model uses; "
+                f"{self.path} — {quoted(key)} is an array of arrays, which no known model uses; "
                 "convert the model with a current llama.cpp."
             )
-        count = self.uint64(f"the length of {key!r}")
+        count = self.uint64(f"the length of {quoted(key)}")
         if count > self._elements_left:
             raise self.corrupt(
-                f"{key!r} claims {count} elements; all arrays together may have {MAX_ELEMENTS}"
+                f"{quoted(key)} claims {count} elements; a file may have {MAX_ELEMENTS}"
             )
         self._elements_left -= count
         return self._strings(key, count) if kind == _STRING else self._numbers(key, kind, count)
@@ -147,21 +154,21 @@ class Cursor:
     def _numbers(self, key: str, kind: int, count: int) -> MetadataArray:
         dtype = _NUMBERS.get(kind)
         if dtype is None:
-            raise self.corrupt(f"{key!r} is of type {kind}; types 0 to 12 are possible")
+            raise self.corrupt(f"{quoted(key)} is of type {kind}; types 0 to 12 are possible")
         size = np.dtype(dtype).itemsize
-        found = np.frombuffer(self.take(count * size, repr(key)), dtype)
+        found = np.frombuffer(self.take(count * size, quoted(key)), dtype)
         if kind == _BOOL:
             if count and int(found.max()) > 1:
-                raise self.corrupt(f"{key!r} is a boolean that is neither 0 nor 1")
+                raise self.corrupt(f"{quoted(key)} is a boolean that is neither 0 nor 1")
             found = found.astype(np.bool_)
             found.flags.writeable = False
         return cast("MetadataArray", found)
 
     def _strings(self, key: str, count: int) -> tuple[str, ...]:
         """Vocabularies, in one loop: half the time of a call of ``string`` for each."""
-        what = f"an element of {key!r}"
+        what = f"an element of {quoted(key)}"
         data, size, position, read = self._data, self.size, self.position, _UINT64.unpack_from
-        self._reserve(8 * count, repr(key))
+        self._reserve(8 * count, quoted(key))
         strings: list[str] = []
         try:
             for _ in range(count):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ def pull_from_hub(name: str) -> Path:
             f"model {name!r} — is of the Hugging Face hub, whose client is not installed; run "
             "`pip install huggingface_hub`, or give a path."
         ) from error
+    if not sys.stderr.isatty():
+        importlib.import_module("huggingface_hub.utils").disable_progress_bars()
     try:
         if match["file"]:
             found = hub.hf_hub_download(match["repo"], match["file"], etag_timeout=_TIMEOUT_S)
@@ -45,13 +48,26 @@ def pull_from_hub(name: str) -> Path:
             found = hub.snapshot_download(
                 match["repo"], allow_patterns=_WANTED, etag_timeout=_TIMEOUT_S
             )
-    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError) as error:
-        if not isinstance(error, errors.LocalEntryNotFoundError):
-            raise InputError(f"hub model {name!r} — cannot be read: {_first(error)}") from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise _unreachable(name, error) from error
+    except (
+        errors.RepositoryNotFoundError,
+        errors.EntryNotFoundError,
+        errors.HFValidationError,
+    ) as error:
+        raise InputError(f"hub model {name!r} — cannot be had: {_first(error)}") from error
     except (errors.HfHubHTTPError, OSError) as error:
         raise _unreachable(name, error) from error
-    return Path(found)
+    return _checked(name, Path(found))
+
+
+def _checked(name: str, path: Path) -> Path:
+    if path.is_dir() and not any(path.glob("*.safetensors")):
+        raise InputError(
+            f"hub model {name!r} — has no safetensors; name one of its GGUF files, as "
+            f"{name}/model-q4_k_m.gguf."
+        )
+    return path
 
 
 def _unreachable(name: str, error: Exception) -> MissingCapability:

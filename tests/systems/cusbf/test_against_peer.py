@@ -58,8 +58,7 @@ def test_the_keyed_and_cuckoo_baselines_miss_nothing_either() -> None:
     table = np.zeros(1 << 17, dtype=np.uint16)
     assert k.cuckoo_insert(table, mers) == len(mers)
     assert k.cuckoo_contains(table, mers, found) == len(mers)
-    assert k.cuckoo_remove(table, mers) == len(mers)
-    assert not table.any()
+    assert np.count_nonzero(table) == len(mers)  # one fingerprint for each, whoever was kicked
 
 
 def test_reads_are_told_apart_as_their_exact_kmers_do(data_dir) -> None:

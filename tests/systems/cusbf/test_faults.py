@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from tidemill.errors import ConfigError, CorruptFile, InputError, OutOfPool, TidemillError
 from tidemill.systems.cusbf import BlockedBloom, SuperBloom
+from tidemill.systems.cusbf.cli import app
 from tidemill.systems.cusbf.sequences import BATCH_RECORDS, read_batches
-from tidemill.systems.cusbf.workloads import genome
+from tidemill.systems.cusbf.workloads import genome, random_genome
 
 FASTA = b">one\n" + b"ACGTTGCAAC" * 20 + b"\n>two\n" + b"GGTTCAAGCT" * 20 + b"\n"
 FASTQ = b"@r1\nACGTACGT\n+\nIIIIIIII\n@r2\nACGTACGA\n+\nIIIIIIII\n"
@@ -357,3 +359,40 @@ def test_a_wrong_command_says_one_line_and_exits_2(words: tuple[str, ...]) -> No
     assert result.stdout == ""
     assert len(result.stderr.strip().splitlines()) == 1
     assert issubclass(CorruptFile, TidemillError)
+
+
+@pytest.mark.parametrize("through_link", [False, True])
+def test_no_command_writes_over_what_it_reads(tmp_path: Path, through_link: bool) -> None:
+    fasta, index = tmp_path / "phage.fa", tmp_path / "phage.sbf"
+    fasta.write_bytes(b">phage\n" + genome("lambda").sequence.tobytes().strip() + b"\n")
+    run = CliRunner()
+    assert run.invoke(app, ["build", str(fasta), "-o", str(index)]).exit_code == 0
+    before = fasta.read_bytes(), index.read_bytes()
+
+    def named(path: Path) -> str:
+        if not through_link:
+            return str(path)
+        link = tmp_path / f"link-{path.name}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(path)
+        return str(link)
+
+    for words in (
+        ["build", str(fasta), "-o", named(fasta)],
+        ["screen", str(index), str(fasta), "--drop", "-o", named(fasta)],
+        ["screen", str(index), str(fasta), "-o", named(index)],
+        ["merge", str(index), str(index), "-o", named(index)],
+    ):
+        done = run.invoke(app, words)
+        assert isinstance(done.exception, ConfigError), words
+        assert "which is read" in str(done.exception)
+    assert (fasta.read_bytes(), index.read_bytes()) == before
+    assert not list(tmp_path.glob("*.part-*"))
+
+
+def test_a_claim_is_measured_on_the_users_own_genome(tmp_path: Path) -> None:
+    fasta = tmp_path / "own.fa"
+    fasta.write_bytes(b">own\n" + random_genome(5000, seed=1).sequence.tobytes() + b"\n")
+    assert len(genome(str(fasta)).sequence) == 5000
+    with pytest.raises(ConfigError, match=r"genome='nowhere\.fa'"):
+        genome("nowhere.fa")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -52,6 +52,7 @@ def build(  # noqa: PLR0913 - one parameter per option
     as_json: AsJson = False,
 ) -> None:
     """Build a filter over all k-mers of the files."""
+    _keep_inputs(out, inputs)
     storage.check_target(out)
     if bits is None:
         if "-" in inputs:
@@ -124,6 +125,7 @@ def screen(
     """Copy the records that the filter knows (or, with --drop, does not): host-read removal."""
     if not 0 <= threshold <= 1:
         raise ConfigError.of("threshold", threshold, "in 0-1", "share of a record's k-mers")
+    _keep_inputs(out, [*inputs, index])
     made = load(index)
     read = 0
     with Copy(out) as copy:
@@ -154,6 +156,7 @@ def merge(
     """Write the union of filters that were built with equal parameters."""
     if len(indices) < 2:
         raise ConfigError.of("merge", f"{len(indices)} filter", "two or more filters")
+    _keep_inputs(out, indices)
     storage.check_target(out)
     first, *rest = indices
     made = load(first, mmap=False)
@@ -183,6 +186,7 @@ def bench(
                 type(made).__name__,
                 partial(getattr(made, verb), sequence, threads=threads),
                 work=bases / 1e6,
+                prepare=partial(made.words.fill, 0) if verb == "insert" else None,
             )
             for made in filters
         ]
@@ -191,6 +195,13 @@ def bench(
             rates[f"{verb}_{side.name}_mkmers_per_s"] = round(raced.rate(side.name).median, 1)
         rates[f"{verb}_ratio"] = round(raced.ratio(sides[1].name).value, 3)
     _tell(rates, as_json)
+
+
+def _keep_inputs(out: Path, inputs: Iterable[str | Path]) -> None:
+    """Refuse to write over what is read, under whatever name."""
+    for path in inputs:
+        if out.exists() and Path(path).exists() and out.samefile(path):
+            raise ConfigError.of("out", str(out), f"another file than {path}, which is read")
 
 
 def load(path: Path, *, mmap: bool = True) -> KmerFilter:

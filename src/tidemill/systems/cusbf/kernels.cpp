@@ -115,14 +115,6 @@ void register_baselines(nb::module_& m) {
                                found.data());
       },
       "table"_a, "keys"_a, "found"_a);
-  m.def(
-      "cuckoo_remove",
-      [](Out<uint16_t> table, In<uint64_t> keys) {
-        check_table(table.size());
-        const nb::gil_scoped_release release;
-        return cuckoo_remove(table.data(), table.size() / 4, keys.data(), keys.size());
-      },
-      "table"_a, "keys"_a);
 }
 
 void register_mers(nb::module_& m) {

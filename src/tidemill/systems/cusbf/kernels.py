@@ -130,10 +130,6 @@ class Kernels(Protocol):
         """Look keys up; returns how many were found."""
         ...
 
-    def cuckoo_remove(self, table: U16, keys: U64) -> int:
-        """Take one copy of each key out; returns how many were there."""
-        ...
-
 
 @cache
 def load(level: str | None = None) -> Kernels:

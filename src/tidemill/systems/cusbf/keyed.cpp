@@ -175,16 +175,4 @@ size_t cuckoo_contains(const uint16_t* table, uint64_t buckets, const uint64_t* 
   return hits;
 }
 
-size_t cuckoo_remove(uint16_t* table, uint64_t buckets, const uint64_t* keys, size_t count) {
-  const uint64_t mask = buckets - 1;
-  size_t removed = 0;
-  Slots slots(table, mask, keys, count);
-  for (size_t i = 0; i < count; ++i) {
-    const Slot slot = slots.next();
-    removed += replace(table + slot.bucket * 4, slot.fingerprint, 0) ||
-               replace(table + slot.other * 4, slot.fingerprint, 0);
-  }
-  return removed;
-}
-
 }  // namespace tidemill::cusbf

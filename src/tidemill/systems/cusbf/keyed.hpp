@@ -17,7 +17,5 @@ size_t keyed_contains(const uint64_t* words, uint64_t blocks, const uint64_t* ke
 size_t cuckoo_insert(uint16_t* table, uint64_t buckets, const uint64_t* keys, size_t count);
 size_t cuckoo_contains(const uint16_t* table, uint64_t buckets, const uint64_t* keys, size_t count,
                        uint8_t* found);
-// Takes one copy of each key out; returns how many were there.
-size_t cuckoo_remove(uint16_t* table, uint64_t buckets, const uint64_t* keys, size_t count);
 
 }  // namespace tidemill::cusbf

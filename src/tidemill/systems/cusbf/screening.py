@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Self
 
 from tidemill.errors import InputError
@@ -27,7 +29,7 @@ class Copy:
         self._out = out
         if out.is_dir():
             raise InputError(f"{out} — is a folder; must be a file to write the records to.")
-        self._draft = out.with_name(f".part-{out.name}")
+        self._draft = out.with_name(f".part-{token_hex(6)}-{out.name}")  # keeps the suffix
         self._writer: SingleEndWriter | None = None
         self._has_qualities = False
 
@@ -64,6 +66,7 @@ class Copy:
                 elif kind is None:
                     self._draft.touch()
                 if kind is None:
+                    _sync(self._draft)
                     self._draft.replace(self._out)
         finally:
             self._draft.unlink(missing_ok=True)
@@ -84,3 +87,11 @@ class Copy:
                 f"{self._out} — cannot be written: {error.strerror or error}; nothing was put "
                 "there; give a writable folder with enough space."
             ) from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

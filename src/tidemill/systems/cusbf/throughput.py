@@ -63,6 +63,7 @@ SCALES = {
 def sizes(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
     """Super against blocked Bloom from 0.4 MiB up, and how much of their rate each keeps."""
     scale = scale or SCALES[context.budget]
+    genome(context.config.genome)  # a file that cannot be read is told before the races
     bases = random_genome(scale.bases, context.config.seed).sequence
     makers = (baselines.super_bloom, baselines.blocked_bloom)
     pairs = {
@@ -111,22 +112,23 @@ def peers(context: Context, scale: Scale | None = None) -> Iterator[Measurement]
 
 
 def threads(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
-    """Super against blocked Bloom on two threads, wall-clock time."""
+    """Super against blocked Bloom on two threads, out of cache and in it, wall-clock time."""
     if context.threads < 2:
         raise MissingCapability(
             f"threads={context.threads} — two threads are raced; allow at least 2 (--threads 2)."
         )
     scale = scale or SCALES[context.budget]
-    config, bits = context.config, scale.large_bits
+    config = context.config
     bases = random_genome(scale.bases, config.seed).sequence
-    pair = [
-        baselines.super_bloom(config, bits, bases, threads=2),
-        baselines.blocked_bloom(config, bits, bases, threads=2),
-    ]
-    alone = baselines.super_bloom(config, bits, bases)
-    for verb, race in run_race(context, [*pair, alone], scale.repeats, clock="wall").items():
-        scaling: Json = [*race.ratio(alone.name)]
-        yield _versus(f"{verb}-threads", race, pair[0].name, pair[1].name, from_1_to_2=scaling)
+    for place, bits in (("threads", scale.large_bits), ("threads-in-cache", IN_CACHE_BITS)):
+        pair = [
+            baselines.super_bloom(config, bits, bases, threads=2),
+            baselines.blocked_bloom(config, bits, bases, threads=2),
+        ]
+        alone = baselines.super_bloom(config, bits, bases)
+        for verb, race in run_race(context, [*pair, alone], scale.repeats, clock="wall").items():
+            scaling: Json = [*race.ratio(alone.name)]
+            yield _versus(f"{verb}-{place}", race, pair[0].name, pair[1].name, from_1_to_2=scaling)
 
 
 def ready_made(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:

@@ -39,17 +39,23 @@ class Genome:
 
 @cache
 def genome(name: str) -> Genome:
-    """A shipped genome, records joined by a newline.
+    """A shipped genome or that in a FASTA/FASTQ file, records joined by a newline.
 
     Raises:
-        ConfigError: No genome of that name is shipped.
+        ConfigError: No genome of that name is shipped, and there is no such file.
+        InputError: The file cannot be read.
     """
-    if name not in _SHIPPED:
-        raise ConfigError.of("genome", name, f"one of {', '.join(GENOMES)}")
-    file, source = _SHIPPED[name]
-    batches = read_batches(Path(__file__).with_name("data") / file)
-    letters = b"\n".join(batch.bases.tobytes() for batch in batches)
-    return Genome(name, np.frombuffer(letters, dtype=np.uint8), source, _INSDC)
+    if name in _SHIPPED:
+        file, source = _SHIPPED[name]
+        return Genome(name, _letters(Path(__file__).with_name("data") / file), source, _INSDC)
+    if not Path(name).is_file():
+        raise ConfigError.of("genome", name, f"one of {', '.join(GENOMES)}, or a sequence file")
+    return Genome(Path(name).name, _letters(Path(name)), name, "the user's own")
+
+
+def _letters(path: Path) -> Bases:
+    letters = b"\n".join(batch.bases.tobytes() for batch in read_batches(path))
+    return np.frombuffer(letters, dtype=np.uint8)
 
 
 def random_genome(bases: int, seed: int) -> Genome:

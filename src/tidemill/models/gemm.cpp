@@ -1,0 +1,128 @@
+#include "gemm.hpp"
+
+#include <algorithm>
+
+#include "gemm_block.hpp"
+#include "layout.hpp"
+
+namespace tidemill::models {
+
+namespace {
+
+constexpr size_t kPrefetch =
+    4096;  // bytes ahead: 15 % over 2048; the hardware's own stops at pages
+
+template <class F>
+inline void prefetch(const uint8_t* block) {
+  for (size_t line = 0; line < F::kBlockBytes; line += 64)
+    __builtin_prefetch(block + kPrefetch + line, 0, 2);
+}
+
+// Some tokens of one chunk.
+struct Columns {
+  const int8_t* codes;
+  const BlockInfo* infos;
+  size_t width;  // tokens of the chunk: the stride from block to block
+};
+
+void store_rows(float* y, size_t rows, const Sums& sums) {
+  if (rows >= kRows) return store_sums(y, sums);
+  float all[kRows];
+  store_sums(all, sums);
+  std::copy_n(all, rows, y);
+}
+
+// Up to four tokens, their sums in registers.
+template <class F, size_t kTokens>
+void multiply_few(const uint8_t* group, size_t blocks, const Columns& x, size_t rows, float* y,
+                  size_t ldy) {
+  Sums sums[kTokens];
+  for (Sums& sum : sums) sum = zero_sums();
+  const int8_t* codes = x.codes;
+  const BlockInfo* infos = x.infos;
+  for (size_t first = 0; first < blocks; first += F::kSuperBlocks, group += F::kSuperBytes)
+    for (size_t b = 0; b < F::kSuperBlocks; ++b) {
+      const uint8_t* const at = group + F::kHeaderBytes + b * F::kBlockBytes;
+      prefetch<F>(at);
+      const Block<F> block(group, at);
+      for (size_t t = 0; t < kTokens; ++t)
+        sums[t] = block.add(sums[t], codes + t * kBlock, infos[t]);
+      codes += x.width * kBlock;
+      infos += x.width;
+    }
+  for (size_t t = 0; t < kTokens; ++t) store_rows(y + t * ldy, rows, sums[t]);
+}
+
+// A chunk: each block is opened once and meets all tokens, their sums in L1.
+template <class F>
+void multiply_many(const uint8_t* group, size_t blocks, const Columns& x, size_t rows, float* y,
+                   size_t ldy) {
+  Sums sums[kChunk];
+  std::fill_n(sums, x.width, zero_sums());
+  const int8_t* codes = x.codes;
+  const BlockInfo* infos = x.infos;
+  for (size_t first = 0; first < blocks; first += F::kSuperBlocks, group += F::kSuperBytes)
+    for (size_t b = 0; b < F::kSuperBlocks; ++b) {
+      const uint8_t* const at = group + F::kHeaderBytes + b * F::kBlockBytes;
+      prefetch<F>(at);
+      const Block<F> block(group, at);
+      for (size_t t = 0; t < x.width; ++t)
+        sums[t] = block.add(sums[t], codes + t * kBlock, infos[t]);
+      codes += x.width * kBlock;
+      infos += x.width;
+    }
+  for (size_t t = 0; t < x.width; ++t) store_rows(y + t * ldy, rows, sums[t]);
+}
+
+template <class F>
+void multiply_chunk(const uint8_t* group, size_t blocks, const Columns& x, size_t rows, float* y,
+                    size_t ldy) {
+  switch (x.width) {
+    case 1:
+      return multiply_few<F, 1>(group, blocks, x, rows, y, ldy);
+    case 2:
+      return multiply_few<F, 2>(group, blocks, x, rows, y, ldy);
+    case 3:
+      return multiply_few<F, 3>(group, blocks, x, rows, y, ldy);
+    case 4:
+      return multiply_few<F, 4>(group, blocks, x, rows, y, ldy);
+    default:
+      return multiply_many<F>(group, blocks, x, rows, y, ldy);
+  }
+}
+
+}  // namespace
+
+template <class F>
+void multiply_groups(const uint8_t* weights, size_t groups, size_t rows, const Activations& x,
+                     float* y, size_t ldy) {
+  const size_t blocks = x.blocks(), group_bytes = blocks / F::kSuperBlocks * F::kSuperBytes;
+  for (size_t chunk = 0; chunk < x.chunks(); ++chunk) {
+    const Columns columns{x.codes(chunk), x.infos(chunk), x.chunk_tokens(chunk)};
+    float* const out = y + chunk * kChunk * ldy;
+    for (size_t group = 0; group < groups; ++group) {
+      const size_t row = group * kRows;
+      multiply_chunk<F>(weights + group * group_bytes, blocks, columns, std::min(kRows, rows - row),
+                        out + row, ldy);
+    }
+  }
+}
+
+template void multiply_groups<I8>(const uint8_t*, size_t, size_t, const Activations&, float*,
+                                  size_t);
+template void multiply_groups<U5>(const uint8_t*, size_t, size_t, const Activations&, float*,
+                                  size_t);
+template void multiply_groups<U4>(const uint8_t*, size_t, size_t, const Activations&, float*,
+                                  size_t);
+template void multiply_groups<U5M>(const uint8_t*, size_t, size_t, const Activations&, float*,
+                                   size_t);
+template void multiply_groups<U4M>(const uint8_t*, size_t, size_t, const Activations&, float*,
+                                   size_t);
+template void multiply_groups<U5K>(const uint8_t*, size_t, size_t, const Activations&, float*,
+                                   size_t);
+template void multiply_groups<U4K>(const uint8_t*, size_t, size_t, const Activations&, float*,
+                                   size_t);
+template void multiply_groups<U6K>(const uint8_t*, size_t, size_t, const Activations&, float*,
+                                   size_t);
+
+}  // namespace tidemill::models

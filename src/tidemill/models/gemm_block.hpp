@@ -1,0 +1,200 @@
+// One block of weights times one block of one token: eight row sums.
+//
+// Block<F> opens a block once for many tokens. Two bodies of one meaning: AVX2 and portable.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "activations.hpp"
+#include "layout.hpp"
+
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+namespace tidemill::models {
+
+#ifdef __AVX2__
+
+using Sums = __m256;
+
+inline Sums zero_sums() { return _mm256_setzero_ps(); }
+inline void store_sums(float* out, Sums sums) { _mm256_storeu_ps(out, sums); }
+
+inline __m256i load_vector(const uint8_t* at) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+}
+inline __m256 load_halves(const uint8_t* at) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+}
+inline __m256i broadcast_four(const int8_t* at) {
+  int four;
+  std::memcpy(&four, at, 4);
+  return _mm256_set1_epi32(four);
+}
+
+template <int kBits>
+inline void load_codes(const uint8_t* in, __m256i (&codes)[kGroups]) {
+  const __m256i low = _mm256_set1_epi8(15);
+  for (int h = 0; h < 4; ++h) {
+    const __m256i both = load_vector(in + h * kVector);
+    codes[h] = _mm256_and_si256(both, low);
+    codes[h + 4] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+  }
+  if constexpr (kBits == 5) {
+    const __m256i bits = load_vector(in + 4 * kVector), fifth = _mm256_set1_epi8(16);
+    for (int g = 0; g < 8; ++g) {
+      const __m256i moved = g < 4 ? _mm256_slli_epi16(bits, 4 - g) : _mm256_srli_epi16(bits, g - 4);
+      codes[g] = _mm256_or_si256(codes[g], _mm256_and_si256(moved, fifth));
+    }
+  }
+  if constexpr (kBits == 6) {
+    const __m256i top = _mm256_set1_epi8(48);
+    for (int g = 0; g < 8; ++g) {
+      const __m256i bits = load_vector(in + (4 + g / 4) * kVector);
+      const int place = g % 4 * 2;
+      const __m256i moved =
+          place < 4 ? _mm256_slli_epi16(bits, 4 - place) : _mm256_srli_epi16(bits, place - 4);
+      codes[g] = _mm256_or_si256(codes[g], _mm256_and_si256(moved, top));
+    }
+  }
+}
+
+template <>
+inline void load_codes<8>(const uint8_t* in, __m256i (&codes)[kGroups]) {
+  for (int g = 0; g < 8; ++g) codes[g] = load_vector(in + g * kVector);
+}
+
+// Sums of 32-bit lanes over four vectors, the first being `from`. 16-bit lanes hold the products
+// of 4 and 5-bit codes four deep (31496 at most), of 6-bit codes two deep (32004).
+template <int kBits>
+inline __m256i dot_half(const __m256i (&codes)[kGroups], const int8_t* x, int from) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  __m256i pairs[4];
+  for (int i = 0; i < 4; ++i) {
+    const __m256i input = broadcast_four(x + 4 * (from + i)), code = codes[from + i];
+    pairs[i] = kBits == 8
+                   ? _mm256_maddubs_epi16(_mm256_abs_epi8(code), _mm256_sign_epi8(input, code))
+                   : _mm256_maddubs_epi16(code, input);
+  }
+  if constexpr (kBits == 8) {
+    const __m256i a =
+        _mm256_add_epi32(_mm256_madd_epi16(pairs[0], ones), _mm256_madd_epi16(pairs[1], ones));
+    const __m256i b =
+        _mm256_add_epi32(_mm256_madd_epi16(pairs[2], ones), _mm256_madd_epi16(pairs[3], ones));
+    return _mm256_add_epi32(a, b);
+  }
+  const __m256i a = _mm256_add_epi16(pairs[0], pairs[1]);
+  const __m256i b = _mm256_add_epi16(pairs[2], pairs[3]);
+  if constexpr (kBits == 6)
+    return _mm256_add_epi32(_mm256_madd_epi16(a, ones), _mm256_madd_epi16(b, ones));
+  return _mm256_madd_epi16(_mm256_add_epi16(a, b), ones);
+}
+
+template <class F>
+class Block {
+ public:
+  Block(const uint8_t* header, const uint8_t* block) {
+    load_codes<F::kBits>(block + F::kScaleBytes, codes_);
+    scale_ = load_halves(F::kIsSuper ? header : block);
+    if constexpr (F::kScaling == Scaling::kScaleMin) other_ = load_halves(block + 16);
+    if constexpr (F::kScaling == Scaling::kSuperMin) {
+      scale_ = _mm256_mul_ps(scale_, bytes(block, std::false_type{}));
+      other_ = _mm256_mul_ps(load_halves(header + 16), bytes(block + 8, std::false_type{}));
+      other_ = _mm256_xor_ps(other_, _mm256_set1_ps(-0.0f));
+    }
+    if constexpr (F::kScaling == Scaling::kSuperHalf) {
+      other_ = _mm256_mul_ps(scale_, bytes(block + 8, std::true_type{}));
+      scale_ = _mm256_mul_ps(scale_, bytes(block, std::true_type{}));
+    }
+  }
+
+  Sums add(Sums sums, const int8_t* x, const BlockInfo& info) const {
+    const __m256 dx = _mm256_set1_ps(info.scale);
+    const __m256i first = dot_half<F::kBits>(codes_, x, 0);
+    const __m256i second = dot_half<F::kBits>(codes_, x, 4);
+    if constexpr (F::kScaling == Scaling::kSuperHalf) {
+      const __m256i a = without_offset(first, info.first_half);
+      const __m256i b = without_offset(second, info.sum - info.first_half);
+      sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), _mm256_mul_ps(scale_, dx), sums);
+      return _mm256_fmadd_ps(_mm256_cvtepi32_ps(b), _mm256_mul_ps(other_, dx), sums);
+    }
+    const __m256i dot = without_offset(_mm256_add_epi32(first, second), info.sum);
+    sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(scale_, dx), sums);
+    if constexpr (F::kScaling == Scaling::kScaleMin || F::kScaling == Scaling::kSuperMin)
+      sums = _mm256_fmadd_ps(other_, _mm256_set1_ps(info.scaled_sum), sums);
+    return sums;
+  }
+
+ private:
+  template <class Signed>
+  static __m256 bytes(const uint8_t* at, Signed) {
+    const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(at));
+    return _mm256_cvtepi32_ps(Signed::value ? _mm256_cvtepi8_epi32(eight)
+                                            : _mm256_cvtepu8_epi32(eight));
+  }
+  static __m256i without_offset(__m256i dot, int32_t sum) {
+    if constexpr (F::kOffset == 0) return dot;
+    // Shifted as a vector: a scalar product would have to cross from the integer registers.
+    return _mm256_sub_epi32(
+        dot, _mm256_slli_epi32(_mm256_set1_epi32(sum), std::countr_zero(unsigned{F::kOffset})));
+  }
+
+  __m256i codes_[kGroups];
+  __m256 scale_, other_;  // other: the minimum, or the second half's scale
+};
+
+#else
+
+struct Sums {
+  float row[kRows];
+};
+
+inline Sums zero_sums() { return {}; }
+inline void store_sums(float* out, const Sums& sums) {
+  std::memcpy(out, sums.row, sizeof sums.row);
+}
+
+template <class F>
+class Block {
+ public:
+  Block(const uint8_t* header, const uint8_t* block) { open_block<F>(header, block, open_); }
+
+  Sums add(Sums sums, const int8_t* x, const BlockInfo& info) const {
+    int32_t dot[2][kRows] = {};
+    for (size_t g = 0; g < kGroups; ++g)
+      for (size_t i = 0; i < kVector; ++i)
+        dot[g / 4][i / 4] += code(open_.codes[g][i]) * x[4 * g + i % 4];
+    for (size_t row = 0; row < kRows; ++row) {
+      float& sum = sums.row[row];
+      if constexpr (F::kScaling == Scaling::kSuperHalf) {
+        const int32_t a = dot[0][row] - F::kOffset * info.first_half;
+        const int32_t b = dot[1][row] - F::kOffset * (info.sum - info.first_half);
+        sum = std::fma(static_cast<float>(a), open_.scale[0][row] * info.scale, sum);
+        sum = std::fma(static_cast<float>(b), open_.scale[1][row] * info.scale, sum);
+        continue;
+      }
+      const int32_t all = dot[0][row] + dot[1][row] - F::kOffset * info.sum;
+      sum = std::fma(static_cast<float>(all), open_.scale[0][row] * info.scale, sum);
+      if constexpr (F::kScaling == Scaling::kScaleMin || F::kScaling == Scaling::kSuperMin)
+        sum = std::fma(open_.min[row], info.scaled_sum, sum);
+    }
+    return sums;
+  }
+
+ private:
+  static int code(uint8_t byte) {
+    return F::kBits == 8 ? static_cast<int8_t>(byte) : static_cast<int>(byte);
+  }
+
+  OpenBlock open_;
+};
+
+#endif
+
+}  // namespace tidemill::models

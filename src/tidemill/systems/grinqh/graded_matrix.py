@@ -1,0 +1,213 @@
+"""`GradedMatrix`: a weight matrix stored once, readable at 2, 3, 4 or 6 bits a weight per column.
+
+    W[i, j] ≈ r[i] · s[j] · C_b[code[i, j] >> (6 - b)]      plus a few exact outliers
+
+r is the root mean square of row i, s that of column j of W / r, both fp16. Codes lie column by
+column in bit-planes: the first two bits, the third, the fourth, the last two. A column read at b
+bits touches the planes up to b and no other byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidemill.errors import ConfigError, InputError
+from tidemill.systems.grinqh.codebook import LEVELS, OUTLIER, U8, Codebook, gaussian
+
+F16 = NDArray[np.float16]
+F32 = NDArray[np.float32]
+GROUP = 256
+"""Outputs are padded to a multiple of this: 64 bytes of a two-bit plane."""
+PLANE_BITS = {2: 2, 3: 1, 4: 1, 6: 2}
+"""Bits that each plane adds."""
+MOST_OUTLIERS = 0.05
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class GradedMatrix:
+    """One quantised matrix of m outputs (rows) and n inputs (columns, the channels).
+
+    Args:
+        rows: m.
+        cols: n.
+        row_scale: (m,) fp16, r.
+        col_scale: (n,) fp16, s.
+        col_norm: (n,) fp16, the Euclidean norm of each column of W.
+        planes: By level, (n, padded m · bits / 8) bytes.
+        outlier_start: (n + 1,) uint32, where each column's outliers begin.
+        outlier_rows: uint16 below 65,536 rows, else uint32; ascending within a column.
+        outlier_values: fp16, scaled weights N of the outliers.
+        codebook: Values of all levels.
+    """
+
+    rows: int
+    cols: int
+    row_scale: F16
+    col_scale: F16
+    col_norm: F16
+    planes: dict[int, U8]
+    outlier_start: NDArray[np.uint32]
+    outlier_rows: NDArray[np.unsignedinteger]
+    outlier_values: F16
+    codebook: Codebook
+
+    @classmethod
+    def quantise(cls, weight: F32, name: str = "matrix", outlier: float = OUTLIER) -> GradedMatrix:
+        """Quantise a matrix (m, n); O(m n).
+
+        Raises:
+            InputError: It is empty, not finite, or more than 5 % of it are outliers.
+            ConfigError: ``outlier`` is not in [2, 8].
+        """
+        if not 2.0 <= outlier <= 8.0:
+            raise ConfigError.of("outlier", outlier, "in [2, 8]", "in standard deviations")
+        check_weight(weight, name)
+        row_scale, col_scale, scaled = two_sided(weight.astype(np.float32, copy=False))
+        is_outlier = np.abs(scaled) > outlier
+        share = float(is_outlier.mean())
+        if share > MOST_OUTLIERS and weight.size > 4096:
+            raise InputError(
+                f"{name} — {share:.1%} of its weights are beyond {outlier} deviations, must be at "
+                f"most {MOST_OUTLIERS:.0%}; the scale does not fit such a matrix: leave it out."
+            )
+        tree = gaussian()
+        columns, rows = np.nonzero(is_outlier.T)
+        counts = np.bincount(columns, minlength=weight.shape[1])
+        values = scaled.T[columns, rows]
+        norms = np.linalg.norm(weight.astype(np.float64), axis=0)
+        return cls(
+            rows=weight.shape[0],
+            cols=weight.shape[1],
+            row_scale=row_scale,
+            col_scale=col_scale,
+            col_norm=_half(norms),
+            planes=pack(tree.encode(scaled)),
+            outlier_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32),
+            outlier_rows=rows.astype(np.uint16 if weight.shape[0] <= 65536 else np.uint32),
+            outlier_values=_half(values),
+            codebook=tree,
+        )
+
+    @property
+    def outliers(self) -> int:
+        """How many weights are stored exactly."""
+        return len(self.outlier_values)
+
+    @property
+    def overhead_bits(self) -> float:
+        """Bits per weight of outliers and scales: read on top of the codes."""
+        entry = 8 * (self.outlier_rows.itemsize + 2)
+        scales = 16 * (self.rows + 2 * self.cols) + 32 * (self.cols + 1)
+        return (entry * self.outliers + scales) / (self.rows * self.cols)
+
+    @property
+    def stored_bits(self) -> float:
+        """Bits per weight of everything stored, padding included."""
+        planes = 8 * sum(plane.size for plane in self.planes.values())
+        return planes / (self.rows * self.cols) + self.overhead_bits
+
+    def codes(self) -> U8:
+        """Top-level codes (m, n)."""
+        return unpack(self.planes, self.rows)
+
+    def scaled(self, level: int) -> F32:
+        """N at ``level``, outliers in place: (m, n); zeros at level 0.
+
+        Raises:
+            ConfigError: There is no such level.
+        """
+        if level == 0:
+            return np.zeros((self.rows, self.cols), np.float32)
+        if level not in LEVELS:
+            raise ConfigError.of("level", level, f"0 or one of {LEVELS}")
+        found = self.codebook.decode(self.codes(), level)
+        columns = np.repeat(np.arange(self.cols), np.diff(self.outlier_start.astype(np.int64)))
+        found[self.outlier_rows, columns] = self.outlier_values
+        return found
+
+    def dequantise(self, level: int = LEVELS[-1]) -> F32:
+        """The matrix (m, n) with all columns read at ``level``."""
+        rows, cols = self.row_scale.astype(np.float32), self.col_scale.astype(np.float32)
+        return self.scaled(level) * rows[:, None] * cols[None, :]
+
+
+def check_weight(weight: F32, name: str) -> None:
+    """Refuse what cannot be quantised.
+
+    Raises:
+        InputError: Not a matrix, empty, or not finite; the text names it.
+    """
+    if weight.ndim != 2 or 0 in weight.shape:
+        raise InputError(f"{name} — shape {weight.shape}, must be (outputs, inputs), none 0.")
+    if not np.isfinite(weight).all():
+        bad = int(np.size(weight) - np.isfinite(weight).sum())
+        raise InputError(
+            f"{name} — {bad} of its weights are NaN or infinite, must be finite; "
+            "repair the checkpoint."
+        )
+
+
+def two_sided(weight: F32) -> tuple[F16, F16, F32]:
+    """Row scales r, column scales s and N = W / (r sᵀ), of unit mean square; zeros stay zero."""
+    row = _half(np.sqrt(np.mean(np.square(weight, dtype=np.float64), axis=1)))
+    over_rows = weight / _divisor(row)[:, None]
+    col = _half(np.sqrt(np.mean(np.square(over_rows, dtype=np.float64), axis=0)))
+    scaled = over_rows / _divisor(col)[None, :]
+    scaled[row == 0] = 0
+    scaled[:, col == 0] = 0
+    return row, col, np.ascontiguousarray(scaled, np.float32)
+
+
+def _half(values: NDArray[np.floating]) -> F16:
+    """Fp16, saturated; what is too small for it is its smallest number, not zero."""
+    found = np.clip(values, -65504, 65504).astype(np.float16)
+    tiny = (found == 0) & (np.abs(values) > _TINY)
+    return np.where(tiny, np.float16(6e-8), found)
+
+
+def _divisor(scale: F16) -> F32:
+    return np.where(scale == 0, 1, scale).astype(np.float32)
+
+
+def pack(codes: U8) -> dict[int, U8]:
+    """Bit-planes of top-level codes (m, n).
+
+    In each group of 256 outputs, output 128 v + 32 f + lane has bits 2f, 2f+1 of byte 32 v + lane
+    of a two-bit plane, and bit 4 v + f of byte ``lane`` of a one-bit plane.
+    """
+    rows, cols = codes.shape
+    padded = np.zeros((cols, -(-rows // GROUP) * GROUP), np.uint8)
+    padded[:, :rows] = codes.T
+    lanes = padded.reshape(cols, -1, 2, 4, 32)
+    planes: dict[int, U8] = {}
+    top = LEVELS[-1]
+    for level, bits in PLANE_BITS.items():
+        field = (lanes >> (top - level)) & ((1 << bits) - 1)
+        if bits == 2:
+            shift = np.array([0, 2, 4, 6], np.uint8)[:, None]
+            merged = np.bitwise_or.reduce(field << shift, axis=3)
+        else:
+            shift = np.arange(8, dtype=np.uint8).reshape(2, 4, 1)
+            merged = np.bitwise_or.reduce(field << shift, axis=(2, 3))
+        planes[level] = np.ascontiguousarray(merged.reshape(cols, -1))
+    return planes
+
+
+def unpack(planes: dict[int, U8], rows: int) -> U8:
+    """What `pack` was given."""
+    cols = planes[2].shape[0]
+    total = np.zeros(1, np.uint8)
+    for level, bits in PLANE_BITS.items():
+        if bits == 2:
+            shift = np.array([0, 2, 4, 6], np.uint8)[:, None]
+            field = (planes[level].reshape(cols, -1, 2, 1, 32) >> shift) & 3
+        else:
+            shift = np.arange(8, dtype=np.uint8).reshape(2, 4, 1)
+            field = (planes[level].reshape(cols, -1, 1, 1, 32) >> shift) & 1
+        total = total | (field << (LEVELS[-1] - level)).astype(np.uint8)
+    flat = total.reshape(cols, -1)
+    return np.ascontiguousarray(flat[:, :rows].T)

@@ -1,0 +1,56 @@
+"""Text that tokenizers get wrong: scripts, marks, blanks, code, and what looks like markup."""
+
+from __future__ import annotations
+
+TORTURE: dict[str, str] = {
+    "empty": "",
+    "one letter": "a",
+    "english": "Hello, world! The quick brown fox jumps over 13 lazy dogs.",
+    "contractions": "I'm you're we've he'd they'll it's don't I'M YOU'RE WE'VE 'tis o'clock's",
+    "german": "Straße, Größenwahn, Übermut; Ä Ö Ü ẞ",
+    "french": "L’été, c’est où l’on s’aperçoit… « déjà-vu »",
+    "chinese": "敏捷的棕色狐狸跳过了懒狗。今天是2026年11月24日，星期二！",
+    "traditional": "繁體中文與簡體中文的差異，龘靐齉",
+    "japanese": "吾輩は猫である。名前はまだ無い。カタカナ、ｶﾀｶﾅ、ー々〆",
+    "korean": "키스의 고유조건은 입술끼리 만나야 하고 ㅋㅋㅋ 각",
+    "arabic": "اَلْعَرَبِيَّةُ لغةٌ جميلة ١٢٣٤٥",
+    "hebrew": "שָׁלוֹם עוֹלָם 5 שקלים ₪",
+    "hindi": "क्षत्रिय नमस्ते दुनिया १२३",
+    "bengali and tamil": "বাংলা ভাষা தமிழ் மொழி",
+    "thai": "ภาษาไทยไม่มีการเว้นวรรคระหว่างคำ ๑๒๓",
+    "russian and greek": "Съешь же ещё этих мягких французских булок. Ξεσκεπάζω τὴν.",
+    "georgian, armenian, amharic": "საქართველო Հայաստան ኢትዮጵያ",
+    "rare scripts": "𐎀𐎁𐎂 𓀀𓂀 𒀀𒁀 𐌰𐌱 ᚠᚢᚦ ᏣᎳᎩ ꦗꦮ 𝒜𝔅ℭ 𝟙𝟚𝟛 ⠓⠑⠇⠇⠕",
+    "emoji": "👍🏽 👩‍👩‍👧‍👦 🏳️‍🌈 🇨🇭🇯🇵 👨🏿‍🚀 ☺️☹ 1️⃣ 🫠",
+    "composed and not": "é e\u0301 ñ n\u0303 Å A\u030a \u212b ﬁ ½ ①",
+    "combining marks": "Z\u0351\u036b\u0343a\u0321\u0340l\u0334\u0341g\u0310\u0322o\u0315\u0358",
+    "zero width": "a\u200bb\u200cc\u200dd\ufeffe\u2060f\u00adg",
+    "directions": "left \u202eright\u202c \u2066isolate\u2069 \u200f",
+    "blanks": " \u00a0\u1680\u2000\u2003\u2009\u202f\u205f\u3000x\u2028y\u2029z\u0085w",
+    "runs of spaces": "a b  c   d    e     f" + " " * 17 + "g" + " " * 64 + "h",
+    "spaces around": "   leading and trailing   ",
+    "newlines": "a\nb\n\nc\n\n\nd\r\ne\r\n\r\nf\rg \n h\n \n\t\n i" + "\n" * 40,
+    "tabs": "\tif x:\n\t\treturn\t1\n" + "\t" * 35 + "end",
+    "python": "def f(x: int = 0) -> str:\n    return f\"{x!r:>{10}}\"  # 'q'\n\n\nclass A: ...\n",
+    "c": '#include <stdio.h>\nint main(void) {\n\tfor (int i=0;i<9;++i) printf("%d\\n", i);\n}\n',
+    "html": "<html><body><p class='x'>a &amp; b</p><br/><table><tr><td>1</td></tr></table></html>",
+    "json": '{"a": [1, 2.5e-10, null], "b\\u00e9": "\\"\\\\"}',
+    "sql": "SELECT * FROM t WHERE a>=1 AND b<>'x''y' -- comment",
+    "digits": "0 12 123 1234 12345 1234567890 3.14159 1,000,000 0x1F 1e10 ½ ² ٣ ३ Ⅷ",
+    "punctuation": "!!! ??? ... --- ___ *** ### $$$ %%% ^^^ &&& ((())) [[[]]] {{{}}} <<<>>> ``` ||",
+    "nul and control": "a\x00b\x01\x02\x1b[31mred\x1b[0m\x7f\x80\x9f",
+    "long word": "Donaudampfschifffahrtsgesellschaftskapitän" * 20,
+    "long run": "a" * 3000,
+    "long url": "https://user:pw@example.org:8080/a/b/c.html?q=1&r=%20%C3%A9#frag" * 5,
+    "base64": "TWFuIGlzIGRpc3Rpbmd1aXNoZWQsIG5vdCBvbmx5IGJ5IGhpcyByZWFzb24sIGJ1dCBieSB0aGlz" * 3,
+    "markup": "<|im_start|>user\nhi<|im_end|><bos><eos><start_of_turn>model\n<end_of_turn>",
+    "markup in part": "<|im_start <|im_end| <|im_|im_start|>|> <bo<bos>s> <tool_call>{}<",
+    "markup of others": "<s>[INST] <|endoftext|> <pad> <unk> <unused0> [PAD151665] <0x41>",
+    "markup at both ends": "<|endoftext|>middle<|endoftext|>",
+    "ends of planes": "\ud7ff\ue000\ufffd\uffff\U00010000\U0001ffff\U0010ffff",
+    "mixed": "Emoji 😀中文 and עברית—all in one\tline\n\n  “quoted” … 3×4=12 №5 ™",
+}
+"""By what each is there for."""
+
+SENTENCEPIECE_SPACE = "a\u2581b \u2581 \u2581\u2581c"
+"""SentencePiece's own sign for a space, in text."""

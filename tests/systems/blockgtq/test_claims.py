@@ -1,0 +1,67 @@
+"""The trials at a tiny size: every claim is answered; no figure of speed is asserted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.systems.blockgtq.tiny_models import ByteTokenizer, llama
+
+from tidemill.bench import Budget, Context, Measurement, Progress
+from tidemill.bench.settings import dumps
+from tidemill.systems.blockgtq import SYSTEM, BlockGTQConfig, accuracy, quality, speed, workloads
+from tidemill.systems.blockgtq.workloads import needles, text
+
+CONTEXT = Context(BlockGTQConfig(), Budget.QUICK, Progress())
+QUALITY = quality.Scale("tiny", 300, 2, 64, 2, 400)
+RACE = speed.Scale((512, 1024), 2, (3, 1), 5, 4096, 2)
+SCALES: dict[str, Any] = {
+    "logits": accuracy.Scale(("tiny",), 300, 100),
+    "perplexity": QUALITY,
+    "retrieval": QUALITY,
+    "attention": RACE,
+    "compression": RACE,
+    "memory": RACE,
+}
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Measurement]:
+    with pytest.MonkeyPatch.context() as patch:
+        # the seam to the package index: a random model stands in for the catalogue's
+        patch.setattr(workloads, "load_model", lambda name: (llama(), ByteTokenizer()))
+        trials = {trial.name: trial for trial in SYSTEM.trials}
+        return {
+            each.claim: each
+            for name, scale in SCALES.items()
+            for each in trials[name].measure(CONTEXT, scale)
+        }
+
+
+def test_every_claim_is_answered_in_plain_json(found: dict[str, Measurement]) -> None:
+    assert set(found) == {claim.id for claim in SYSTEM.claims}
+    for measurement in found.values():
+        dumps(measurement.detail)
+
+
+def test_what_is_packed_is_small_in_count_and_in_memory(found: dict[str, Measurement]) -> None:
+    assert found["compression"].value > 4.2
+    free = found["peak-memory"].detail["free"]
+    assert free["packed"]["kept_bytes"] * 4 < free["dense"]["kept_bytes"]
+    assert free["packed"]["ok"]
+    assert free["dense"]["ok"]
+    # both took a step over the same tokens
+    assert free["packed"]["norm"] == pytest.approx(free["dense"]["norm"], rel=0.5)
+
+
+def test_needles_hold_their_answer_once() -> None:
+    for needle in needles(6, letters=800, seed=3):
+        assert needle.prompt.count(needle.answer) == 1
+        assert needle.prompt.count("The secret number of") == needle.keys + 1
+
+
+def test_calibration_and_test_text_are_different() -> None:
+    assert not set(text("train").split("\n")[:200]) & set(text("test").split("\n")[:200]) - {
+        "",
+        " ",
+    }

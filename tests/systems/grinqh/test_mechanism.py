@@ -1,0 +1,197 @@
+"""Laws of the nested format, of the choice of levels, and of the kernel."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tidemill import native
+from tidemill.errors import ConfigError, CorruptFile, InputError
+from tidemill.systems.grinqh import LEVELS, GradedMatrix, NativeMatrix, Threads, selection
+from tidemill.systems.grinqh.checkpoint import WEIGHTS, load, save
+from tidemill.systems.grinqh.codebook import gaussian
+from tidemill.systems.grinqh.graded_matrix import pack, unpack
+
+NATIVE = native.available_levels()
+
+
+def matrix(rows: int = 300, cols: int = 520, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    scale = np.exp(random.standard_normal(rows))[:, None] * np.exp(random.standard_normal(cols))
+    return (random.standard_normal((rows, cols)) * scale).astype(np.float32)
+
+
+def graded(weight: np.ndarray, levels: np.ndarray, quantised: GradedMatrix) -> np.ndarray:
+    found = np.zeros_like(weight)
+    for level in LEVELS:
+        found[:, levels == level] = quantised.dequantise(level)[:, levels == level]
+    return found
+
+
+def product(
+    quantised: GradedMatrix, x: np.ndarray, levels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The kernel's integers, slowly, and how far they may be from the exact product."""
+    scaled = x * quantised.col_scale.astype(np.float32)
+    y, bound = np.zeros(quantised.rows), np.zeros(quantised.rows)
+    for level in LEVELS:
+        values = quantised.codebook.values[level]
+        largest = np.abs(values).max()
+        fixed = np.rint(values / np.float64(largest) * 32767).astype(int)
+        codes = quantised.codes() >> (LEVELS[-1] - level)
+        exact = quantised.scaled(level) - values[codes]
+        columns = np.flatnonzero(levels == level)
+        y += (exact[:, columns] * scaled[columns]).sum(axis=1)
+        for chunk in (columns[i : i + 128] for i in range(0, len(columns), 128)):
+            top = np.abs(scaled[chunk]).max()
+            inputs = np.rint(scaled[chunk] * np.float32(32512 / top)).astype(int)
+            fine = ((fixed[codes[:, chunk]] * inputs >> 14) + 1) >> 1
+            y += ((fine + 128) >> 8).sum(axis=1) * float(top * largest / 127)
+            bound += 0.52 / 127 * len(chunk) * float(top * largest)
+    rows = quantised.row_scale.astype(np.float64)
+    return y * rows, (bound + 1e-3) * rows
+
+
+def test_a_code_begins_with_the_codes_of_the_levels_below() -> None:
+    tree = gaussian()
+    for low, high in itertools.pairwise(LEVELS):
+        parts = tree.values[high].reshape(1 << low, -1)
+        assert (parts.min(axis=1) <= tree.values[low]).all()
+        assert (tree.values[low] <= parts.max(axis=1)).all()
+
+
+def test_each_level_errs_about_as_little_as_a_quantiser_of_its_own() -> None:
+    found = [gaussian().distortions[level] ** 0.5 for level in LEVELS]
+    assert (np.array(found) < [0.36, 0.19, 0.10, 0.03]).all()
+
+
+def test_slopes_fall() -> None:
+    assert (np.diff(gaussian().slopes()) < 0).all()
+
+
+@pytest.mark.parametrize("rows", [1, 255, 256, 700])
+def test_bit_planes_give_their_codes_back(rows: int) -> None:
+    codes = np.random.default_rng(rows).integers(0, 64, (rows, 5)).astype(np.uint8)
+    assert (unpack(pack(codes), rows) == codes).all()
+
+
+def test_error_falls_from_level_to_level_and_storage_is_that_of_one_copy() -> None:
+    weight = matrix(1024, 1024)
+    quantised = GradedMatrix.quantise(weight)
+    errors = [np.linalg.norm(quantised.dequantise(level) - weight) for level in (0, *LEVELS)]
+    assert (np.diff(errors) < 0).all()
+    assert errors[-1] / errors[0] < 0.03
+    assert quantised.stored_bits <= LEVELS[-1] + 0.3
+
+
+def test_zero_rows_and_columns_stay_exactly_zero() -> None:
+    weight = matrix()
+    weight[7] = weight[:, 11] = 0
+    found = GradedMatrix.quantise(weight).dequantise(2)
+    assert not found[7].any()
+    assert not found[:, 11].any()
+    assert not GradedMatrix.quantise(np.zeros((3, 4), np.float32)).dequantise().any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(bad: float) -> None:
+    weight = matrix()
+    weight[3, 4] = bad
+    with pytest.raises(InputError, match=r"model\.layer\.q"):
+        GradedMatrix.quantise(weight, "model.layer.q")
+
+
+def test_an_empty_matrix_is_refused() -> None:
+    with pytest.raises(InputError, match="shape"):
+        GradedMatrix.quantise(np.zeros((0, 4), np.float32))
+
+
+@pytest.mark.parametrize("bits", [0, 1.3, 2, 2.5, 3, 4.7, 6])
+def test_a_budget_is_met_to_one_step(bits: float) -> None:
+    energy = np.random.default_rng(1).standard_normal(640).astype(np.float32) ** 2
+    total = int(selection.by_budget(energy, bits).sum(dtype=int))
+    assert bits * 640 - 2 < total <= bits * 640
+
+
+def test_more_energy_never_gets_fewer_bits_and_ties_go_by_index() -> None:
+    energy = np.random.default_rng(2).standard_normal(640).astype(np.float32) ** 2
+    assert (np.diff(selection.by_budget(energy, 2.5)[np.argsort(energy)].astype(int)) >= 0).all()
+    assert selection.by_budget(np.ones(4, np.float32), 1.0).tolist() == [2, 2, 0, 0]
+
+
+def test_a_threshold_calibrated_for_bits_gives_them() -> None:
+    energy = np.random.default_rng(3).standard_normal(640).astype(np.float32) ** 2
+    water = selection.water_for([energy], 2.5)
+    assert selection.average_bits(selection.by_threshold(energy, water)) == pytest.approx(
+        2.5, abs=0.01
+    )
+
+
+def test_fixed_shares_and_blocks() -> None:
+    energy = np.arange(16, dtype=np.float32)
+    shares = selection.by_proportion(energy, {4: 0.25, 3: 0.5, 2: 0.25})
+    assert shares.tolist() == [2] * 4 + [3] * 8 + [4] * 4
+    assert (np.diff(selection.by_budget(energy, 3.0, block=4).reshape(4, 4), axis=1) == 0).all()
+
+
+@pytest.mark.parametrize("bits", [-1, 6.1, float("nan")])
+def test_bits_out_of_range_are_refused(bits: float) -> None:
+    with pytest.raises(ConfigError, match="bits"):
+        selection.by_budget(np.ones(8, np.float32), bits)
+
+
+@pytest.mark.parametrize("level", NATIVE)
+@pytest.mark.parametrize("block", [1, 8])
+def test_the_kernel_selects_as_the_reference(level: str, block: int) -> None:
+    quantised = GradedMatrix.quantise(matrix())
+    found = NativeMatrix(quantised, level)
+    x = np.random.default_rng(4).standard_normal(520).astype(np.float32)
+    for bits in (0.0, 2.0, 2.5, 3.7, 6.0):
+        levels = found.select(x, bits, block)
+        energy = x * x * np.square(quantised.col_norm.astype(np.float32))
+        expected = selection.by_budget(energy, bits, block)
+        assert levels.sum(dtype=int) == expected.sum(dtype=int)
+        assert (levels != expected).mean() <= (0 if block == 1 else 0.05)
+
+
+@pytest.mark.parametrize("level", NATIVE)
+@pytest.mark.parametrize("rows", [1, 256, 700])
+@pytest.mark.parametrize("bits", [1.5, 2.0, 2.5, 3.0, 4.0, 6.0])
+def test_the_kernel_multiplies_as_the_dequantised_matrix(
+    level: str, rows: int, bits: float
+) -> None:
+    weight = matrix(rows)
+    quantised = GradedMatrix.quantise(weight)
+    kernel = NativeMatrix(quantised, level)
+    x = np.random.default_rng(5).standard_normal(520).astype(np.float32)
+    levels = kernel.select(x, bits)
+    y = kernel.apply(x, levels, Threads(2, level))
+    integers, bound = product(quantised, x, levels)
+    np.testing.assert_allclose(y, integers, rtol=1e-4, atol=1e-4 * float(np.abs(integers).max()))
+    exact = (graded(weight, levels, quantised) * x).sum(axis=1)
+    assert (np.abs(y - exact) <= bound).all()
+    assert (y == kernel.apply(x, levels, Threads(1, level))).all()
+
+
+@pytest.mark.skipif(len(NATIVE) < 2, reason="this machine runs one native level only")
+def test_both_native_levels_agree() -> None:
+    quantised = GradedMatrix.quantise(matrix())
+    x = np.random.default_rng(6).standard_normal(520).astype(np.float32)
+    levels = NativeMatrix(quantised).select(x, 3.0)
+    first, second = (NativeMatrix(quantised, n).apply(x, levels, Threads(1, n)) for n in NATIVE)
+    np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-4 * float(np.abs(first).max()))
+
+
+def test_what_is_saved_is_loaded_and_damage_is_refused(tmp_path: Path) -> None:
+    quantised = GradedMatrix.quantise(matrix())
+    save({"a": quantised}, tmp_path)
+    assert (load(tmp_path)["a"].dequantise(3) == quantised.dequantise(3)).all()
+    path = tmp_path / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(CorruptFile, match="checksum"):
+        load(tmp_path)
+    with pytest.raises(InputError, match="must hold"):
+        load(tmp_path / "nowhere")
