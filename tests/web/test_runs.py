@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -16,7 +17,8 @@ from visitor import Visitor
 from conftest import House
 from tidemill.bench import Budget, Measurement, Requirement, StandIn, Status, find
 from tidemill.bench.environment import Environment
-from tidemill.bench.events import EventLog
+from tidemill.bench.events import LINE_LIMIT_BYTES, EventLog
+from tidemill.bench.sources import sources_of
 from tidemill.bench.store import Run, RunState, TrialOutcome
 from tidemill.bench.wire import measurement_json
 from tidemill.web import create_app
@@ -237,19 +239,24 @@ def test_a_run_is_there_as_json(told: tuple[Run, EventLog], visitor: Visitor) ->
     assert content["config"]["turns"] == 9
 
 
-def record(house: House, *measurements: Measurement, environment: Environment) -> None:
+def record(
+    house: House, *measurements: Measurement, environment: Environment, **fields: Any
+) -> None:
+    values: dict[str, Any] = {
+        "outcome": "ok" if measurements else "timeout",
+        "error": "" if measurements else "took longer than 30 s",
+    }
     house.store.record_trial(
         TrialOutcome(
             system="waterwheel",
             trial="turning",
             budget=Budget.QUICK,
-            outcome="ok" if measurements else "timeout",
-            error="" if measurements else "took longer than 30 s",
             measurements=measurements,
             seconds=1.0,
             started=datetime.now(UTC),
             environment=environment,
             command="tidemill claims waterwheel --budget quick",
+            **values | fields,
         )
     )
 
@@ -281,7 +288,9 @@ def test_figures_of_this_machine_decide_what_holds_here(
     chart = visitor.get("/en/s/waterwheel/charts/lift.svg")
     assert chart.headers["content-type"] == "image/svg+xml"
     assert "svg" in visitor.get("/en/s/waterwheel/claims.svg").text[:200]
-    assert "bucket" in visitor.get("/en/s/waterwheel/sides/lift.svg").text
+    sides = visitor.get("/en/s/waterwheel/sides/lift.svg").text
+    assert "bucket" in sides
+    assert "l/s" in sides
     assert visitor.get("/en/s/waterwheel/sides/loss.svg").status_code == 404
 
     def claims(query: str) -> list[str]:
@@ -308,6 +317,99 @@ def test_figures_of_another_machine_are_shown_as_such_and_count_for_nothing(
     assert "On another machine:" in page
     assert "Another CPU" in page
     assert "none measured here yet" in page
+
+
+@pytest.fixture
+def here(app: FastAPI) -> Environment:
+    """This machine with the code of now."""
+    return replace(app.state.site.environment, sources=sources_of(find("waterwheel")))
+
+
+LIFT = Measurement(claim="lift", value=2.31, low=2.12, high=2.5, repeats=5)
+HOLDS = "system ✓ 1/3 claims hold here"
+OLDER = "(1 of them with other code)"
+
+
+def paper_of(visitor: Visitor) -> str:
+    """The text of the page of the wheel's paper, and that its JSON says the same."""
+    return " ".join(re.sub("<[^>]+>", "", visitor.get("/en/p/2606.00001").text).split())
+
+
+def test_figures_of_older_code_are_marked(
+    app: FastAPI, house: House, here: Environment, visit: Callable
+) -> None:
+    visitor = visit(app)
+    record(house, LIFT, environment=replace(here, sources="0" * 12, code="decaf" * 8))
+    page = paper_of(visitor)
+    assert f"{HOLDS} {OLDER}" in page
+    assert "measured with other code:" in page
+    assert "（其中 1 项属于旧代码）" in visitor.get("/zh/p/2606.00001").text
+    record(house, LIFT, environment=replace(here, code="a later commit of a document"))
+    page = paper_of(visitor)
+    assert HOLDS in page
+    assert OLDER not in page
+    assert "measured with other code:" not in page
+
+
+def test_only_the_default_settings_count(
+    app: FastAPI, house: House, here: Environment, visit: Callable
+) -> None:
+    visitor = visit(app)
+    better = replace(LIFT, value=9.9, low=9.8, high=10)
+    record(house, better, environment=here, config={"turns": 9})
+    assert "none measured here yet" in paper_of(visitor)
+    assert visitor.get("/en/s/waterwheel/charts/lift.svg").status_code == 404
+    record(house, LIFT, environment=here, config={"turns": 12})
+    record(house, better, environment=here, config={"turns": 9})
+    assert "2.31×" in paper_of(visitor)
+    assert "9.90" not in paper_of(visitor)
+
+
+@pytest.mark.parametrize("end", ["crashed", "timeout", "out of memory", "missing"])
+def test_a_figure_that_the_newest_attempt_missed_is_shown_and_does_not_count(
+    app: FastAPI, house: House, here: Environment, visit: Callable, end: str
+) -> None:
+    visitor = visit(app)
+    record(house, LIFT, environment=here)
+    record(house, environment=here, outcome=end, error="the wheel broke\nTraceback")
+    page = paper_of(visitor)
+    assert "2.31×" in page
+    assert "newer attempt:" in page
+    assert "the wheel broke" in page
+    assert HOLDS not in page
+    claims = visitor.get("/claims.json?system=waterwheel").json()["claims"]
+    assert next(c for c in claims if c["claim"] == "lift")["failure"]["outcome"] == end
+    assert "2.31" not in visitor.get("/en/s/waterwheel/claims.svg").text
+    record(house, LIFT, environment=here)
+    assert HOLDS in paper_of(visitor)
+
+
+def test_a_cancelled_attempt_or_one_elsewhere_takes_nothing_away(
+    app: FastAPI, house: House, here: Environment, visit: Callable
+) -> None:
+    record(house, LIFT, environment=here)
+    record(house, environment=here, outcome="cancelled")
+    record(house, environment=replace(here, cores=64), outcome="crashed")
+    page = paper_of(visit(app))
+    assert HOLDS in page
+    assert "newer attempt:" not in page
+
+
+def test_a_figure_with_a_detail_too_long_for_an_event_is_shown(
+    told: tuple[Run, EventLog], visitor: Visitor
+) -> None:
+    run, log = told
+    long = replace(LIFT, value=2.47, detail={"rows": ["x" * LINE_LIMIT_BYTES]})
+    log.append("measurement", {"trial": "turning", **measurement_json(long)})
+    tables = [{"title": "x" * LINE_LIMIT_BYTES, "columns": [], "rows": []}]
+    report = {"headline": {"en": "Nine turns.", "zh": "九圈。"}, "facts": {"turns": 9}}
+    log.append("report", {**report, "timings": {}, "tables": tables, "charts": {}})
+    log.append("end", {"state": "done", "error": ""})
+    answer = visitor.get(f"/en/r/{run.id}")
+    assert answer.status_code == 200
+    assert "2.47×" in answer.text
+    assert "Nine turns." in answer.text
+    assert "detail of lift, tables" in answer.text
 
 
 def test_a_trial_that_gave_no_figure_says_why(app: FastAPI, house: House, visit: Callable) -> None:

@@ -111,7 +111,6 @@ class Store:
         system: str,
         *,
         machine: str | None = None,
-        code: str | None = None,
         settings: Mapping[str, Json] | None = None,
     ) -> dict[str, Record]:
         """The newest record of each claim that has any, by claim id.
@@ -121,13 +120,12 @@ class Store:
         Args:
             system: Name of the system.
             machine: Only from this machine (`Environment.machine_id`).
-            code: Only from this code (`Environment.code`).
             settings: Only measured under these settings; one that an outcome does not name counts
                 as equal, since it did not exist then or was left at its default.
         """
         o, m = tables.outcome, tables.measurement
         newest = sa.select(sa.func.max(m.c.id)).join(o)
-        newest = newest.where(*self._only(system, machine, code, settings))
+        newest = newest.where(*self._only(system, machine, settings))
         query = _records().where(m.c.id.in_(newest.group_by(m.c.claim))).order_by(m.c.id)
         return {record.measurement.claim: record for record in self._read(query, _record)}
 
@@ -136,7 +134,6 @@ class Store:
         system: str,
         *,
         machine: str | None = None,
-        code: str | None = None,
         settings: Mapping[str, Json] | None = None,
     ) -> dict[str, TrialOutcome]:
         """How each trial last ended, by its name; one that was cancelled tells nothing of it.
@@ -145,7 +142,7 @@ class Store:
         """
         o = tables.outcome
         newest = sa.select(sa.func.max(o.c.id)).where(o.c.outcome != "cancelled")
-        newest = newest.where(*self._only(system, machine, code, settings))
+        newest = newest.where(*self._only(system, machine, settings))
         query = sa.select(o).where(o.c.id.in_(newest.group_by(o.c.trial)))
         return {item.trial: item for item in self._read(query, lambda row: _outcome(row, ()))}
 
@@ -273,7 +270,6 @@ class Store:
         self,
         system: str,
         machine: str | None = None,
-        code: str | None = None,
         settings: Mapping[str, Json] | None = None,
     ) -> list[sa.ColumnElement[bool]]:
         """Conditions on an outcome; see `latest`."""
@@ -281,8 +277,6 @@ class Store:
         found: list[sa.ColumnElement[bool]] = [o.c.system == system]
         if machine is not None:
             found.append(o.c.machine_id == machine)
-        if code is not None:
-            found.append(o.c.code == code)
         if settings is not None:
             # as text, since databases differ in comparing JSON; there are few different ones
             text = sa.cast(o.c.config, sa.String)

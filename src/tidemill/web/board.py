@@ -10,6 +10,7 @@ from tidemill.bench.claim import Json
 from tidemill.bench.environment import Environment
 from tidemill.bench.records import Record, TrialOutcome
 from tidemill.bench.settings import defaults_of
+from tidemill.bench.sources import is_current
 from tidemill.bench.store import Store
 
 
@@ -22,7 +23,7 @@ class Standing:
         claim: The claim.
         record: Its newest measurement on this machine, else on any other; None if there is none.
         is_here: Whether ``record`` is of this machine.
-        is_of_this_code: Whether ``record`` is of the code that runs now.
+        is_of_this_code: Whether the files that ``record`` rests on are those of now.
         failure: How its trial last ended on this machine, if badly; None if it ended well.
     """
 
@@ -44,12 +45,14 @@ class Standing:
         return self.claim.verdict(self.record.measurement) if self.record else None
 
     @property
-    def verdict_here(self) -> Verdict | None:
-        """What counts for this machine: None for a figure of another, or if a trial failed since.
+    def counts(self) -> bool:
+        """Whether the figure speaks for this machine; one that a newer attempt missed does not."""
+        return self.is_here and self.failure is None
 
-        A figure that the newest attempt did not bear out is shown, and does not count.
-        """
-        return self.verdict if self.is_here and self.failure is None else None
+    @property
+    def verdict_here(self) -> Verdict | None:
+        """The verdict if it counts, else None."""
+        return self.verdict if self.counts else None
 
     @property
     def compared(self) -> dict[str, Json]:
@@ -166,7 +169,7 @@ def standings(system: System, store: Store, environment: Environment) -> tuple[S
                 claim=claim,
                 record=record,
                 is_here=claim.id in here,
-                is_of_this_code=record is not None and record.code == environment.code,
+                is_of_this_code=record is not None and is_current(record.environment, system),
                 failure=end if end and end.outcome != "ok" else None,
             )
         )

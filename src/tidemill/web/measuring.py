@@ -99,7 +99,7 @@ def claims_chart(request: Request, name: str) -> Response:
     site, language = site_of(request), Reader(request).language
     system = system_of(site, name)
     rows = standings(system, site.store, site.environment)
-    found = {row.claim.id: row.record.measurement for row in rows if row.record and row.is_here}
+    found = {row.claim.id: row.record.measurement for row in rows if row.record and row.counts}
     return chart(request, plots.claim_chart(system.claims, found, language))
 
 
@@ -125,7 +125,7 @@ def sides_chart(request: Request, name: str, claim_id: str) -> Response:
     if row is None:
         raise Refused(404, "not_found", f"claim {claim_id[:80]!r} — no comparison.", f"/s/{name}")
     statement = row.claim.statement.in_language(language)
-    return chart(request, plots.bars(row.compared, title=statement, unit="1/s"))
+    return chart(request, plots.bars(row.compared, title=statement))
 
 
 @router.api_route("/claims", methods=_READ)
