@@ -15,7 +15,7 @@ from tidemill.bench import sources
 
 FILES = {
     "wheel/__init__.py": "",
-    "wheel/config.py": "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass C: pass\n",
+    "wheel/config.py": "import dataclasses\n@dataclasses.dataclass(frozen=True)\nclass C: pass\n",
     "wheel/mill.py": "import tidemill.pond\n",
     "wheel/mill.cpp": '#include "../../brook/flow.hpp"\n',
     "house/pond/level.py": "",
