@@ -10,16 +10,25 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from tidemill.bench.store import Store
+from tidemill.bench import Budget, find
+from tidemill.bench.environment import Environment
+from tidemill.bench.settings import to_json
+from tidemill.bench.sources import sources_of
+from tidemill.bench.store import Store, TrialOutcome
 from tidemill.bench.system import usable
+from tidemill.cli import up
 
 
 def start(*words: str) -> subprocess.Popen[str]:
@@ -76,6 +85,8 @@ def test_a_fresh_install_shows_the_first_page_and_ctrl_c_is_clean(
 @pytest.mark.parametrize("server", [[]], indirect=True)
 def test_ctrl_c_while_measuring_leaves_no_process(server: subprocess.Popen[str]) -> None:
     system = told(server, r"measuring the quick claims of \w+").split()[-1]
+    shortest = min(usable(), key=lambda s: sum(trial.quick_s or 0 for trial in s.trials))
+    assert system == shortest.name, "whoever waits sees the shortest first"
     told(server, rf"{system}: \w+: ")
     server.send_signal(signal.SIGINT)
     assert server.wait(timeout=60) in (0, 130)
@@ -87,6 +98,35 @@ def test_ctrl_c_while_measuring_leaves_no_process(server: subprocess.Popen[str])
     deadline = time.monotonic() + 30  # it may be in its last moments
     while not has_ended(runs[0].pid):
         assert time.monotonic() < deadline
+
+
+def test_what_was_tried_with_this_code_is_not_measured_again(tmp_path: Path) -> None:
+    system = find("cusbf")
+    here = replace(Environment.here(), sources=sources_of(system))
+    store = Store(str(tmp_path / "store.db"))
+    store.migrate()
+
+    def end(trial: str, **fields: Any) -> None:
+        values = {"outcome": "ok", "environment": here, "config": to_json(system.config())}
+        store.record_trial(
+            TrialOutcome(
+                system=system.name, trial=trial, budget=Budget.QUICK, seconds=1.0,
+                started=datetime.now(UTC), **values | fields,
+            )
+        )  # fmt: skip
+
+    first, *others = (trial.name for trial in system.trials if trial.quick_s is not None)
+    for name in others:
+        end(name)
+    assert up.lacks_figures(system, store)
+    end(first, outcome="cancelled")
+    end(first, environment=replace(here, sources="0" * 12))
+    end(first, environment=replace(here, cores=64))
+    end(first, config={"k": 21})
+    assert up.lacks_figures(system, store)
+    end(first, outcome="missing")
+    assert not up.lacks_figures(system, store), "what is missing would be missing at every start"
+    store.close()
 
 
 def test_a_port_that_is_taken_is_one_clear_line() -> None:
@@ -114,6 +154,33 @@ def test_an_open_address_demands_read_only_or_auth() -> None:
     )
     assert result.returncode == 2
     assert "--read-only" in result.stderr
+
+
+@pytest.mark.parametrize("way", ["file", "variable", "option"])
+def test_a_token_guards_the_site_and_no_process_shows_it(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("open-sesame\n")
+    words = {"file": ["--auth-file", str(file)], "option": ["--auth", "open-sesame"]}.get(way, [])
+    if way != "option":  # which would win over it
+        monkeypatch.setenv("TIDEMILL_AUTH", "open-sesame" if way == "variable" else "another")
+    server = start("--no-measure", *words)
+    try:
+        url = told(server, r"http://127\.0\.0\.1:\d+/")
+        with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+            urllib.request.urlopen(url)
+        refused.value.close()
+        request = urllib.request.Request(url, headers={"Authorization": "Bearer open-sesame"})
+        with urllib.request.urlopen(request) as answer:
+            assert answer.status == 200
+        shown = "open-sesame" in " ".join(psutil.Process(server.pid).cmdline())
+        assert shown is (way == "option")
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+        assert server.stderr is not None
+        server.stderr.close()
 
 
 def test_a_broken_system_is_warned_about_and_the_others_stay(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from tidemill.bench.queue import RunQueue
     from tidemill.bench.store import Store
 
+_AUTH = (
+    "Token that every request must carry. Every user sees it in the list of processes: prefer "
+    "--auth-file or the variable TIDEMILL_AUTH."
+)
 _LOOK_S = 0.5
 _END_S = 30.0  # more than the queue waits before it kills a session
 _LAST_WORD_S = 3.0  # a process that is gone leaves its row to the queue, which looks twice a second
@@ -27,7 +32,8 @@ def up(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8321,
     db: Annotated[str | None, typer.Option(help="Database URL instead of TIDEMILL_DB.")] = None,
     read_only: Annotated[bool, typer.Option(help="Show everything, start no runs.")] = False,
-    auth: Annotated[str | None, typer.Option(help="Token that every request must carry.")] = None,
+    auth: Annotated[str | None, typer.Option(help=_AUTH)] = None,
+    auth_file: Annotated[Path | None, typer.Option(help="File whose first line is it.")] = None,
     measure: Annotated[bool, typer.Option(help="Measure quick claims not measured yet.")] = True,
 ) -> None:
     """Serve the digest's site; Ctrl-C ends it.
@@ -38,9 +44,10 @@ def up(
     from tidemill.bench.queue import RunQueue, runs_directory
     from tidemill.bench.store import Store
     from tidemill.feed.library import Library
-    from tidemill.web import check_bind, create_app, serve
+    from tidemill.web import access_token, check_bind, create_app, serve
 
-    check_bind(host, read_only, auth)
+    token = access_token(auth, auth_file)
+    check_bind(host, read_only, token)
     store = Store(db)
     try:
         store.migrate()
@@ -49,7 +56,7 @@ def up(
         library.import_shipped()
         queue = RunQueue(store, runs_directory())
         measuring = _Measuring(queue, store) if measure and not read_only else None
-        app = create_app(store, library, queue, read_only=read_only, auth=auth)
+        app = create_app(store, library, queue, read_only=read_only, auth=token)
 
         def ready(url: str) -> None:
             typer.echo(f"tidemill: the digest is at {url} — Ctrl-C ends it", err=True)
@@ -65,6 +72,27 @@ def up(
             queue.stop()
     finally:
         store.close()
+
+
+def lacks_figures(system: System, store: Store) -> bool:
+    """Whether a quick trial was never tried here with the code and default settings of now.
+
+    One that lacked something of this machine was tried: it would lack it again at every start.
+    """
+    from tidemill.bench.environment import Environment
+    from tidemill.bench.settings import defaults_of
+    from tidemill.bench.sources import is_current
+
+    here, settings = Environment.here(), defaults_of(system.config)
+    ends = store.latest_outcomes(system.name, machine=here.machine_id, settings=settings)
+    tried = {name for name, end in ends.items() if is_current(end.environment, system)}
+    quick = {trial.name for trial in system.trials if trial.limit_s(Budget.QUICK) is not None}
+    return not quick <= tried
+
+
+def _quick_s(system: System) -> float:
+    """Most time that the quick claims may take; whoever waits sees the shortest first."""
+    return sum(trial.limit_s(Budget.QUICK) or 0.0 for trial in system.trials)
 
 
 class _Measuring:
@@ -88,27 +116,13 @@ class _Measuring:
 
     def _measure(self) -> None:
         try:
-            for system in usable():
+            for system in sorted(usable(), key=_quick_s):
                 if self._stop.is_set():
                     return
-                if not system.missing() and self._lacks_figures(system):
+                if not system.missing() and lacks_figures(system, self._store):
                     self._run(system)
         except TidemillError as error:
             typer.echo(f"tidemill: not measuring — {type(error).__name__}: {error}", err=True)
-
-    def _lacks_figures(self, system: System) -> bool:
-        from tidemill.bench.environment import Environment
-
-        here = Environment.here()
-        tried = {
-            outcome.trial
-            for outcome in self._store.outcomes(system.name, limit=1000)
-            if outcome.environment.machine_id == here.machine_id
-            and outcome.environment.code == here.code
-            and outcome.outcome not in ("cancelled", "missing")
-        }
-        quick = {trial.name for trial in system.trials if trial.limit_s(Budget.QUICK) is not None}
-        return not quick <= tried
 
     def _run(self, system: System) -> None:
         from tidemill.bench.events import follow

@@ -55,7 +55,7 @@ def check_bind(host: str, read_only: bool, auth: str | None) -> None:
     raise ConfigError.of(
         "host",
         host,
-        "a loopback address (127.0.0.1, ::1, localhost) unless --read-only or --auth is given",
+        "a loopback address (127.0.0.1, ::1, localhost) unless --read-only or --auth-file is given",
         "whoever reaches this site could run programs on this machine",
     )
 
