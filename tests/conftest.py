@@ -7,8 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
+
+settings.register_profile("house", deadline=None)  # a busy machine is not a failure
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")

@@ -238,7 +238,7 @@ def test_axes_carry_their_units() -> None:
     assert "10⁻⁴" in shown
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(1e-12, 1e12), st.floats(1e-12, 1e12))
 def test_a_log_axis_always_has_marks_to_read_it_by(one: float, other: float) -> None:
     ends = sorted((one, other))

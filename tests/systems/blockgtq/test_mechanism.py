@@ -59,7 +59,7 @@ def test_one_bit_of_the_circle_is_two_over_pi() -> None:
     scores=st.lists(st.floats(0, 1e6), min_size=1, max_size=4),
     extra=st.integers(0, 12),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_greedy_allocation_is_the_best_there_is(scores: list[float], extra: int) -> None:
     total = min(len(scores) + extra, 8 * len(scores))
     energy = np.array(scores)
