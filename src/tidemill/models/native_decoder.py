@@ -119,6 +119,11 @@ class NativeDecoder:
         """Bytes of weights that a step of one token reads."""
         return int(self._decoder.bytes)
 
+    @property
+    def native_s(self) -> float:
+        """Seconds that steps took in C++ so far; what a caller saw beyond them is overhead."""
+        return float(self._decoder.seconds)
+
     def sequence(self) -> NativeKVCache:
         """A new, empty sequence, whose memory is given back when it is dropped."""
         return self._kv.sequence()
