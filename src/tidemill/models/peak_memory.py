@@ -1,4 +1,4 @@
-"""Peak resident memory of `tidemill chat` and of the same turn in llama.cpp, each in a process."""
+"""Peak resident memory of ``tidemill chat`` and of the same turn in llama.cpp, as processes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ with LlamaModel(Path(path)) as model:
 """
 
 
-def chat_peak_bytes(model: str, *, threads: int, context: int, tokens: int) -> int:
-    """Of one question to ``tidemill chat`` and ``tokens`` tokens of an answer."""
-    words = ["-m", "tidemill", "chat", model, "--threads", threads, "--context", context]
+def our_peak_bytes(model: str, *, chat: bool, threads: int, context: int, tokens: int) -> int:
+    """Of one question to ``tidemill chat`` (or ``generate``) and ``tokens`` tokens of an answer."""
+    command = "chat" if chat else "generate"
+    words = ["-m", "tidemill", command, model, "--threads", threads, "--context", context]
     words += ["--max-tokens", tokens, "--temperature", "0"]
     return _peak_bytes([str(word) for word in words], QUESTION + "\n")
 
