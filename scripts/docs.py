@@ -22,6 +22,8 @@ from typing import Any
 
 os.environ |= {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"}
 
+import llm_figures
+
 from tidemill import errors
 from tidemill.bench import Claim, Direction, Measurement, System, Verdict, discover, find
 from tidemill.bench.plots import claim_chart, svg
@@ -78,11 +80,13 @@ def has_history() -> bool:
     return told.stdout.strip() == "false"
 
 
-def changed_since(document: dict[str, Any], name: str) -> list[str]:
+def changed_since(
+    document: dict[str, Any], name: str, paths: Sequence[str] | None = None
+) -> list[str]:
     """The files that figures come from and that are not those of the code they were measured at."""
     commit, dirty, _ = str(document["environment"]["code"]).partition("+dirty")
-    folder = f"src/tidemill/systems/{name}"
-    command = ["git", "diff", "--name-only", commit, "--", folder, *MEASURE_WITH]
+    watched = paths or (f"src/tidemill/systems/{name}", *MEASURE_WITH)
+    command = ["git", "diff", "--name-only", commit, "--", *watched]
     told = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     if told.returncode != 0:
         return []  # no history here: `main` then leaves this sentence out of the comparison
@@ -179,6 +183,11 @@ def machine(name: str) -> str:
     if changed := changed_since(document, name):
         text += f" **Older than the code:** since then {', '.join(changed)} changed."
     return text
+
+
+def llm_models() -> dict[str, Any]:
+    """What ``tidemill bench-llm --save`` wrote, by model; empty if nothing was measured."""
+    return stored("llm").get("models", {})
 
 
 def charts(name: str) -> str:
@@ -328,6 +337,9 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "claims-table": claims_table,
     "machine": machine,
     "charts": charts,
+    "llm-table": lambda: table(*llm_figures.rows(llm_models())),
+    "llm-machine": lambda: llm_figures.machine(llm_models(), changed_since),
+    "llm-line": lambda language="en": llm_figures.line(llm_models(), language),
     "config": config,
     "commands": commands,
     "errors": error_tree,

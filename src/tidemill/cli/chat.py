@@ -75,7 +75,7 @@ class _Conversation:
     def __init__(
         self, ready: Opened, params: SamplingParams, system: str | None, template: ChatTemplate
     ) -> None:
-        from tidemill.models.generate import PromptCache
+        from tidemill.models.generation import PromptCache
 
         self._ready = ready
         self._params = params
@@ -107,7 +107,7 @@ class _Conversation:
         self._messages.append({"role": "assistant", "content": "".join(answer)})
 
     def _stream(self, answer: list[str]) -> None:
-        from tidemill.models.generate import generate
+        from tidemill.models.generation import generate
 
         text = self._template.render(self._messages).text
         tokenizer = self._ready.tokenizer
