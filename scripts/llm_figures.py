@@ -108,7 +108,7 @@ def line(models: Models, language: str) -> str:
         parts.append(f"{name} {' / '.join(ratios)}")
     figures = "; ".join(parts) or {"en": "not measured yet", "zh": "尚未测量"}[language]
     return {
-        "en": "Language models run here natively, too (`tidemill chat qwen2.5-coder-0.5b`). Decoding "
+        "en": "Language models run natively, too (`tidemill chat qwen2.5-coder-0.5b`). Decoding "
         f"one text / eight texts / reading a prompt, times llama.cpp's speed: {figures}. "
         "[All figures](docs/models.md).",
         "zh": "语言模型也在本机原生运行(`tidemill chat qwen2.5-coder-0.5b`)。单路解码 / 八路解码 / "
