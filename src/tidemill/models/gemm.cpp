@@ -22,6 +22,10 @@ inline void prefetch(const uint8_t* block) {
 struct Columns {
   const int8_t* codes;
   const BlockInfo* infos;
+  const int8_t* fine_codes;  // of the second plane, for the listed tokens only
+  const BlockInfo* fine_infos;
+  const uint8_t* fine_tokens;  // kChunk for each block
+  const uint8_t* fine_counts;
   size_t width;  // tokens of the chunk: the stride from block to block
 };
 
@@ -32,24 +36,36 @@ void store_rows(float* y, size_t rows, const Sums& sums) {
   std::copy_n(all, rows, y);
 }
 
+// Calls fn(block, index) for each block of a row group in order.
+template <class F, class Fn>
+inline void each_block(const uint8_t* group, size_t blocks, Fn&& fn) {
+  for (size_t first = 0; first < blocks; first += F::kSuperBlocks, group += F::kSuperBytes)
+    for (size_t b = 0; b < F::kSuperBlocks; ++b) {
+      const uint8_t* const at = group + F::kHeaderBytes + b * F::kBlockBytes;
+      prefetch<F>(at);
+      fn(Block<F>(group, at), first + b);
+    }
+}
+
 // Up to four tokens, their sums in registers.
 template <class F, size_t kTokens>
 void multiply_few(const uint8_t* group, size_t blocks, const Columns& x, size_t rows, float* y,
                   size_t ldy) {
   Sums sums[kTokens];
   for (Sums& sum : sums) sum = zero_sums();
-  const int8_t* codes = x.codes;
-  const BlockInfo* infos = x.infos;
-  for (size_t first = 0; first < blocks; first += F::kSuperBlocks, group += F::kSuperBytes)
-    for (size_t b = 0; b < F::kSuperBlocks; ++b) {
-      const uint8_t* const at = group + F::kHeaderBytes + b * F::kBlockBytes;
-      prefetch<F>(at);
-      const Block<F> block(group, at);
-      for (size_t t = 0; t < kTokens; ++t)
-        sums[t] = block.add(sums[t], codes + t * kBlock, infos[t]);
-      codes += x.width * kBlock;
-      infos += x.width;
+  each_block<F>(group, blocks, [&](const Block<F>& block, size_t index) {
+    const size_t at = index * kTokens;
+    for (size_t t = 0; t < kTokens; ++t)
+      sums[t] = block.add(sums[t], x.codes + (at + t) * kBlock, x.infos[at + t]);
+    if (x.fine_counts[index] == 0) return;
+    const uint8_t* token = x.fine_tokens + index * kChunk;
+    const uint8_t* const end = token + x.fine_counts[index];
+    for (size_t t = 0; t < kTokens; ++t) {  // sums stay in registers: no index but a constant
+      if (token == end || *token != t) continue;
+      sums[t] = block.add(sums[t], x.fine_codes + (at + t) * kBlock, x.fine_infos[at + t]);
+      ++token;
     }
+  });
   for (size_t t = 0; t < kTokens; ++t) store_rows(y + t * ldy, rows, sums[t]);
 }
 
@@ -59,18 +75,15 @@ void multiply_many(const uint8_t* group, size_t blocks, const Columns& x, size_t
                    size_t ldy) {
   Sums sums[kChunk];
   std::fill_n(sums, x.width, zero_sums());
-  const int8_t* codes = x.codes;
-  const BlockInfo* infos = x.infos;
-  for (size_t first = 0; first < blocks; first += F::kSuperBlocks, group += F::kSuperBytes)
-    for (size_t b = 0; b < F::kSuperBlocks; ++b) {
-      const uint8_t* const at = group + F::kHeaderBytes + b * F::kBlockBytes;
-      prefetch<F>(at);
-      const Block<F> block(group, at);
-      for (size_t t = 0; t < x.width; ++t)
-        sums[t] = block.add(sums[t], codes + t * kBlock, infos[t]);
-      codes += x.width * kBlock;
-      infos += x.width;
+  each_block<F>(group, blocks, [&](const Block<F>& block, size_t index) {
+    const size_t at = index * x.width;
+    for (size_t t = 0; t < x.width; ++t)
+      sums[t] = block.add(sums[t], x.codes + (at + t) * kBlock, x.infos[at + t]);
+    for (size_t i = 0; i < x.fine_counts[index]; ++i) {
+      const size_t t = x.fine_tokens[index * kChunk + i];
+      sums[t] = block.add(sums[t], x.fine_codes + (at + t) * kBlock, x.fine_infos[at + t]);
     }
+  });
   for (size_t t = 0; t < x.width; ++t) store_rows(y + t * ldy, rows, sums[t]);
 }
 
@@ -98,7 +111,9 @@ void multiply_groups(const uint8_t* weights, size_t groups, size_t rows, const A
                      float* y, size_t ldy) {
   const size_t blocks = x.blocks(), group_bytes = blocks / F::kSuperBlocks * F::kSuperBytes;
   for (size_t chunk = 0; chunk < x.chunks(); ++chunk) {
-    const Columns columns{x.codes(chunk), x.infos(chunk), x.chunk_tokens(chunk)};
+    const Columns columns{x.codes(chunk),       x.infos(chunk),       x.fine_codes(chunk),
+                          x.fine_infos(chunk),  x.fine_tokens(chunk), x.fine_counts(chunk),
+                          x.chunk_tokens(chunk)};
     float* const out = y + chunk * kChunk * ldy;
     for (size_t group = 0; group < groups; ++group) {
       const size_t row = group * kRows;
