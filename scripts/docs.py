@@ -128,7 +128,9 @@ def systems_table(language: str = "en") -> str:
         first = "<br>".join(
             headline(claim, found.get(claim.id), language) for claim in system.claims[:2]
         )
-        paper = f"[{system.paper.title}](https://arxiv.org/abs/{system.paper.arxiv_id})"
+        paper = system.paper.title
+        if system.paper.arxiv_id:
+            paper = f"[{paper}](https://arxiv.org/abs/{system.paper.arxiv_id})"
         holds = f"{verdicts.count(Verdict.YES)} of {len(system.claims)}"
         rows.append([f"[`{system.name}`](docs/systems/{system.name}.md)", paper, first, holds])
     return table(header, rows)

