@@ -20,20 +20,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tidemill.bench import Context, Paper, Plug, Report, System, Text
+from tidemill.systems.grinqh.claims import CLAIMS
 from tidemill.systems.grinqh.codebook import LEVELS, Codebook
+from tidemill.systems.grinqh.config import GrinqhConfig
 from tidemill.systems.grinqh.graded_matrix import GradedMatrix
 from tidemill.systems.grinqh.kernels import NativeMatrix, Selector, Threads
 from tidemill.systems.grinqh.reading import Trace, trace
 
 if TYPE_CHECKING:
+    import typer
+
     from tidemill.systems.grinqh.model import GrinqhModel, quantize
+    from tidemill.systems.grinqh.plug import GrinqhWeights
     from tidemill.systems.grinqh.pretrained import from_pretrained
 
 __all__ = [
     "LEVELS",
+    "SYSTEM",
     "Codebook",
     "GradedMatrix",
+    "GrinqhConfig",
     "GrinqhModel",
+    "GrinqhWeights",
     "NativeMatrix",
     "Selector",
     "Threads",
@@ -50,8 +59,55 @@ def __getattr__(name: str) -> Any:
         from tidemill.systems.grinqh import model
 
         return getattr(model, name)
+    if name == "GrinqhWeights":
+        from tidemill.systems.grinqh.plug import GrinqhWeights
+
+        return GrinqhWeights
     if name == "from_pretrained":
         from tidemill.systems.grinqh.pretrained import from_pretrained
 
         return from_pretrained
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _run(context: Context) -> Report:
+    from tidemill.systems.grinqh.run import run
+
+    return run(context)
+
+
+def _cli() -> typer.Typer:
+    from tidemill.systems.grinqh.cli import app
+
+    return app
+
+
+def _weights(options: str) -> object:
+    from tidemill.systems.grinqh.plug import GrinqhWeights
+
+    return GrinqhWeights.parse(options)
+
+
+SYSTEM = System(
+    name="grinqh",
+    paper=Paper.beside(__file__),
+    summary=Text(
+        en="Weights stored once in nested bits; each token reads two to four of them where it matters.",
+        zh="权重以嵌套比特存储一次,每个词元只在要紧处读取两到四比特。",
+    ),
+    config=GrinqhConfig,
+    run=_run,
+    claims=CLAIMS,
+    plugs=(
+        Plug(
+            "weights",
+            "grinqh",
+            Text(
+                en="Nested bit-planes, read at as many bits as each token's input asks for.",
+                zh="嵌套比特平面,按每个词元输入所需的比特数读取。",
+            ),
+            _weights,
+        ),
+    ),
+    cli=_cli,
+)

@@ -118,6 +118,15 @@ class _Energies:
         )
 
 
+def statistics_of(weight: F32, inputs: F32) -> GroupStatistics:
+    """Of one matrix (m, n) that is alone with its input, over inputs (tokens, n)."""
+    output = float(np.square(inputs @ weight.T, dtype=np.float64).sum(axis=1).mean())
+    norm2 = np.square(weight, dtype=np.float64).sum(axis=0) / max(output, _TINY)
+    seen = _Energies(norm2.astype(np.float32))
+    seen.add(inputs)
+    return seen.statistics(len(weight))
+
+
 def calibrate(
     model: Any, groups: Mapping[str, Sequence[str]], batches: Sequence[Any]
 ) -> Calibration:

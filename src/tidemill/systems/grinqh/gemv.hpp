@@ -40,6 +40,14 @@ constexpr size_t plane_bytes(size_t plane, size_t rows) {
   return 32 * (kStep[plane] == 2 ? (rows + kHalf - 1) / kHalf : (rows + kGroup - 1) / kGroup);
 }
 
+// The columns that one token reads, by level, and its inputs with the columns' scales folded in.
+struct Sorted {
+  std::array<std::vector<uint32_t>, kPlanes> list;
+  std::array<size_t, kPlanes> count{};
+  std::vector<uint32_t> skipped;
+  std::vector<float> x;
+};
+
 class Matrix {
  public:
   explicit Matrix(const Parts& parts);
@@ -55,9 +63,9 @@ class Matrix {
   // y[i] = sum over j of x[j] W[i, j], column j read at levels[j]. Each thread owns outputs, so
   // the result is the same for any number of them.
   void apply(const float* x, const uint8_t* levels, float* y, models::Pool& pool) const;
-  // As apply, for the outputs of groups begin .. end alone, on this thread.
-  void apply_groups(const float* x, const uint8_t* levels, size_t begin, size_t end,
-                    float* y) const;
+  // The two halves of it: the inputs sorted, and the outputs of groups begin .. end.
+  void sort(const float* x, const uint8_t* levels, Sorted& sorted) const;
+  void apply(const Sorted& sorted, size_t begin, size_t end, float* y) const;
   // out[(j - first) * ldo + i - 256 begin]: column j at `level`, of the outputs of those groups.
   void dequantise(uint8_t level, size_t first, size_t last, size_t begin, size_t end, float* out,
                   size_t ldo) const;
@@ -66,13 +74,11 @@ class Matrix {
   struct Free {
     void operator()(uint8_t* memory) const;
   };
-  struct Task;
 
-  void sort(const float* x, const uint8_t* levels, Task& task) const;
-  void columns(const Task& task, size_t begin, size_t end, float* y) const;
-  void outliers(const Task& task, size_t begin, size_t end, float* y) const;
+  void columns(const Sorted& sorted, size_t begin, size_t end, float* y) const;
+  void outliers(const Sorted& sorted, size_t begin, size_t end, float* y) const;
   template <class Row>
-  void outliers_of(const Task& task, const std::vector<Row>& rows, size_t first, size_t last,
+  void outliers_of(const Sorted& sorted, const std::vector<Row>& rows, size_t first, size_t last,
                    float* y) const;
   size_t halves(size_t begin, size_t end) const;
 

@@ -1,13 +1,16 @@
 // What Python sees: a checked matrix, selection and products, the GIL released while they work.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/shared_ptr.h>
 
 #include <algorithm>
 #include <atomic>
+#include <memory>
 #include <stdexcept>
 #include <vector>
 
 #include "gemv.hpp"
+#include "graded_linear.hpp"
 #include "selector.hpp"
 
 namespace nb = nanobind;
@@ -120,16 +123,21 @@ nb::ndarray<nb::numpy, uint8_t> plane(nb::handle_t<Matrix> self, size_t index) {
   return {matrix.plane(index), {matrix.cols(), plane_bytes(index, matrix.rows())}, self};
 }
 
-void make_selector(Selector* self, In<float> norm2, In<uint8_t> levels, In<uint32_t> costs,
-                   In<float> slopes) {
+std::vector<Step> steps_of(const In<uint8_t>& levels, const In<uint32_t>& costs,
+                           const In<float>& slopes) {
   const size_t count = levels.size();
-  require(norm2.size() > 0, "norms: of at least one channel");
   require(count > 0 && count < 8, "steps: one to seven");
   require(costs.size() == count && slopes.size() == count, "steps: a level, a cost and a slope");
   std::vector<Step> steps;
   for (size_t k = 0; k < count; ++k)
     steps.push_back({levels.data()[k], costs.data()[k], slopes.data()[k]});
-  new (self) Selector(norm2.data(), norm2.size(), std::move(steps));
+  return steps;
+}
+
+void make_selector(Selector* self, In<float> norm2, In<uint8_t> levels, In<uint32_t> costs,
+                   In<float> slopes) {
+  require(norm2.size() > 0, "norms: of at least one channel");
+  new (self) Selector(norm2.data(), norm2.size(), steps_of(levels, costs, slopes));
 }
 
 void check_selection(const Selector& self, const Rows<float>& x, size_t block,
@@ -138,6 +146,23 @@ void check_selection(const Selector& self, const Rows<float>& x, size_t block,
           "x, levels: one per channel");
   require(x.shape(0) == levels.shape(0), "x, levels: of each token");
   require(block > 0 && self.channels() % block == 0, "block must divide the channels");
+}
+
+std::shared_ptr<Shared> make_shared_choice(const std::shared_ptr<Dial>& dial, bool leads,
+                                           In<float> norm2, In<uint8_t> levels,
+                                           In<uint32_t> costs, In<float> slopes) {
+  require(norm2.size() > 0, "norms: of at least one channel");
+  std::vector<Step> steps = steps_of(levels, costs, slopes);
+  return std::make_shared<Shared>(dial, leads, norm2.data(), norm2.size(), std::move(steps));
+}
+
+std::shared_ptr<models::Linear> make_linear(std::shared_ptr<Matrix> matrix,
+                                            std::shared_ptr<Shared> shared,
+                                            const std::shared_ptr<Dial>& dial, unsigned top) {
+  require(matrix->cols() == shared->channels(), "choice: of the matrix's columns");
+  require(top > 0 && top < 8 && matrix->has(static_cast<uint8_t>(top)), "top must be stored");
+  return std::make_shared<GradedLinear>(std::move(matrix), std::move(shared), dial,
+                                        static_cast<uint8_t>(top));
 }
 
 // fn(x, levels) for each token; false if any of them is.
@@ -184,6 +209,21 @@ void register_grinqh(nb::module_& m) {
       .def("plane", &plane, "index"_a)
       .def("dequantise", &dequantise, "level"_a, "begin"_a, "end"_a, "out"_a,
            "threads"_a);
+  nb::class_<Dial>(m, "Dial")
+      .def(nb::init<>())
+      .def_prop_rw(
+          "bits", [](const Dial& dial) { return dial.wanted.load(); },
+          [](Dial& dial, float bits) { dial.wanted = bits; })
+      .def_prop_rw(
+          "block", [](const Dial& dial) { return dial.block.load(); },
+          [](Dial& dial, size_t block) {
+            require(block > 0, "block: at least 1");
+            dial.block = block;
+          });
+  nb::class_<Shared>(m, "Shared");
+  m.def("shared_choice", &make_shared_choice, "dial"_a, "leads"_a, "norm2"_a, "levels"_a,
+        "costs"_a, "slopes"_a);
+  m.def("graded_linear", &make_linear, "matrix"_a, "shared"_a, "dial"_a, "top"_a);
   nb::class_<Selector>(m, "Selector")
       .def("__init__", &make_selector, "norm2"_a, "levels"_a, "costs"_a, "slopes"_a)
       .def("within", &within, "x"_a, "budget"_a, "block"_a, "levels"_a, "threads"_a)

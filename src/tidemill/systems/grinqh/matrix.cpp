@@ -90,56 +90,48 @@ size_t Matrix::halves(size_t begin, size_t end) const {
   return std::min(2 * end, (rows_ + kHalf - 1) / kHalf) - 2 * begin;
 }
 
-// The selected columns by level, with their inputs; column scales are folded in.
-struct Matrix::Task {
-  std::array<std::vector<uint32_t>, kPlanes> list;
-  std::array<size_t, kPlanes> count{};
-  std::vector<uint32_t> skipped;
-  std::vector<float> x;
-};
-
-void Matrix::sort(const float* x, const uint8_t* levels, Task& task) const {
-  task.x.resize(cols_);
-  for (auto& list : task.list) list.resize(cols_);
-  task.skipped.resize(cols_);
-  uint32_t* list[7] = {task.skipped.data(), nullptr, task.list[0].data(), task.list[1].data(),
-                       task.list[2].data(), nullptr, task.list[3].data()};
+void Matrix::sort(const float* x, const uint8_t* levels, Sorted& sorted) const {
+  sorted.x.resize(cols_);
+  for (auto& list : sorted.list) list.resize(cols_);
+  sorted.skipped.resize(cols_);
+  uint32_t* list[7] = {sorted.skipped.data(), nullptr, sorted.list[0].data(), sorted.list[1].data(),
+                       sorted.list[2].data(), nullptr, sorted.list[3].data()};
   for (size_t j = 0; j < cols_; ++j) {  // no branch: levels are as good as random
-    task.x[j] = x[j] * col_scale_[j];
+    sorted.x[j] = x[j] * col_scale_[j];
     *list[levels[j]]++ = static_cast<uint32_t>(j);
   }
   static constexpr size_t kLevel[] = {2, 3, 4, 6};
   for (size_t k = 0; k < kPlanes; ++k)
-    task.count[k] = static_cast<size_t>(list[kLevel[k]] - task.list[k].data());
+    sorted.count[k] = static_cast<size_t>(list[kLevel[k]] - sorted.list[k].data());
 }
 
 void Matrix::apply(const float* x, const uint8_t* levels, float* y, models::Pool& pool) const {
+  static thread_local Sorted mine;
+  Sorted& sorted = mine;  // of the caller, for all threads
+  sort(x, levels, sorted);
   const size_t parts = std::min<size_t>(groups_, pool.threads());
   pool.run(parts, [&](unsigned, size_t part) {
     const size_t begin = part * groups_ / parts, end = (part + 1) * groups_ / parts;
-    apply_groups(x, levels, begin, end, y + begin * kGroup);
+    apply(sorted, begin, end, y + begin * kGroup);
   });
 }
 
-void Matrix::apply_groups(const float* x, const uint8_t* levels, size_t begin, size_t end,
-                          float* y) const {
-  static thread_local Task task;  // its lists depend on nothing but x and levels
+void Matrix::apply(const Sorted& sorted, size_t begin, size_t end, float* y) const {
   static thread_local std::vector<float> sum;
-  sort(x, levels, task);
   sum.assign((end - begin) * kGroup, 0.0f);
-  columns(task, begin, end, sum.data());
-  outliers(task, begin, end, sum.data());
+  columns(sorted, begin, end, sum.data());
+  outliers(sorted, begin, end, sum.data());
   const size_t first = begin * kGroup, last = std::min(end * kGroup, rows_);
   for (size_t i = first; i < last; ++i) y[i - first] = sum[i - first] * row_scale_[i];
 }
 
-void Matrix::columns(const Task& task, size_t begin, size_t end, float* y) const {
+void Matrix::columns(const Sorted& sorted, size_t begin, size_t end, float* y) const {
   const size_t halves_here = halves(begin, end);
   static thread_local std::vector<int16_t> sums;
   sums.assign((end - begin) * kGroup, 0);
   for (size_t level = 0; level < kPlanes; ++level) {
-    const uint32_t* const list = task.list[level].data();
-    const size_t count = task.count[level];
+    const uint32_t* const list = sorted.list[level].data();
+    const size_t count = sorted.count[level];
     const Table& table = tables_[level];
     const auto at = [&](size_t plane, uint32_t column) {
       return planes_[plane].get() + column * plane_bytes(plane, rows_) + offset_of(plane, begin);
@@ -147,7 +139,7 @@ void Matrix::columns(const Task& task, size_t begin, size_t end, float* y) const
     for (size_t start = 0; start < count; start += kChunk) {
       const size_t stop = std::min(start + kChunk, count);
       float largest = 0;
-      for (size_t i = start; i < stop; ++i) largest = std::max(largest, std::fabs(task.x[list[i]]));
+      for (size_t i = start; i < stop; ++i) largest = std::max(largest, std::fabs(sorted.x[list[i]]));
       if (!(largest > 0)) continue;
       const float to_integer = 32512.0f / largest;
       for (size_t i = start; i < stop; i += 4) {
@@ -160,7 +152,7 @@ void Matrix::columns(const Task& task, size_t begin, size_t end, float* y) const
             quad.column[plane][k] = at(plane, column);
             quad.next[plane][k] = at(plane, next);
           }
-          const float x = is_real ? task.x[column] * to_integer : 0.0f;
+          const float x = is_real ? sorted.x[column] * to_integer : 0.0f;
           make_products(table, level + 1, static_cast<int16_t>(std::lrintf(x)), quad.products[k]);
         }
         add_quad(level + 1, quad, halves_here, sums.data());
@@ -171,24 +163,24 @@ void Matrix::columns(const Task& task, size_t begin, size_t end, float* y) const
   }
 }
 
-void Matrix::outliers(const Task& task, size_t begin, size_t end, float* y) const {
+void Matrix::outliers(const Sorted& sorted, size_t begin, size_t end, float* y) const {
   const size_t first = begin * kGroup, last = std::min(end * kGroup, rows_);
   if (long_rows_.empty()) {
-    outliers_of(task, short_rows_, first, last, y);
+    outliers_of(sorted, short_rows_, first, last, y);
   } else {
-    outliers_of(task, long_rows_, first, last, y);
+    outliers_of(sorted, long_rows_, first, last, y);
   }
 }
 
 template <class Row>
-void Matrix::outliers_of(const Task& task, const std::vector<Row>& rows, size_t first, size_t last,
+void Matrix::outliers_of(const Sorted& sorted, const std::vector<Row>& rows, size_t first, size_t last,
                          float* y) const {
   const bool is_whole = first == 0 && last == rows_;
   for (size_t level = 0; level < kPlanes; ++level) {
     const Table& table = tables_[level];
-    for (size_t n = 0; n < task.count[level]; ++n) {
-      const uint32_t j = task.list[level][n];
-      const float x = task.x[j];
+    for (size_t n = 0; n < sorted.count[level]; ++n) {
+      const uint32_t j = sorted.list[level][n];
+      const float x = sorted.x[j];
       size_t i = outlier_start_[j];
       const size_t end = outlier_start_[j + 1];
       if (!is_whole)

@@ -155,7 +155,7 @@ class Subject:
         self, name: str, choices: Mapping[str, Choice | None], reach: Reach
     ) -> Score:
         """Score choices of levels; bits are those traced."""
-        self._swap(self.graded.layers)
+        self.install(self.graded.layers)
         with trace() as found:
             score = self._scored(name, 0.0, reach, choices)
         tokens = {"decode": self.sample.continuation, "all tokens": None}[reach]
@@ -174,7 +174,13 @@ class Subject:
             made[name] = layer
         return self._scored(way.name, way.bits, reach, None, made)
 
-    def _swap(self, layers: Mapping[str, Any]) -> None:
+    @property
+    def window(self) -> Any:
+        """Token ids of the first window, (1, tokens)."""
+        return self._windows[0]
+
+    def install(self, layers: Mapping[str, Any]) -> None:
+        """Put ``layers`` in their places in the model."""
         for name, layer in layers.items():
             self.model.set_submodule(name, layer)
 
@@ -213,13 +219,13 @@ class Subject:
         prompt, row = self.sample.prompt, self._windows[window]
         if reach is Reach.ALL or (choices is None and layers is None):
             if layers is not None:
-                self._swap(layers)
+                self.install(layers)
             output = self._run(choices, row)
             hidden = output.last_hidden_state[0, prompt:-1]
         else:
             cache = self._prompt(window, layers is not None)
             if layers is not None:
-                self._swap(layers)
+                self.install(layers)
             output = self._run(choices, row[:, prompt:], past_key_values=cache, use_cache=True)
             hidden = output.last_hidden_state[0, :-1]
         return self.model.lm_head(hidden).log_softmax(dim=-1)
@@ -228,7 +234,7 @@ class Subject:
         """Keys and values of a prompt at the full level, of the source or of graded weights."""
         if (window, is_source) not in self._prompts:
             if is_source:
-                self._swap(self.sources)
+                self.install(self.sources)
             ids = self._windows[window][:, : self.sample.prompt]
             output = self._run(None, ids, use_cache=True)
             self._prompts[window, is_source] = output.past_key_values

@@ -62,18 +62,23 @@ bool Selector::within(const float* x, size_t budget, size_t block, uint8_t* leve
   // the least water for which the steps above it fit; positive floats are ordered as their bits
   const float most = *std::max_element(energy.begin(), energy.end()) * steps_[0].slope;
   uint32_t low = 0, high = as_bits(most);
-  while (low < high) {
+  const uint32_t likely = as_bits(most * 0x1p-40f);
+  (cost_above(energy, as_float(likely)) <= budget ? high : low) = likely;
+  size_t cost = cost_above(energy, as_float(high));
+  while (low < high && cost != budget) {  // when all is spent, a lower water changes nothing
     const uint32_t middle = low + (high - low) / 2;
-    if (cost_above(energy, as_float(middle)) <= budget) {
+    const size_t found = cost_above(energy, as_float(middle));
+    if (found <= budget) {
       high = middle;
+      cost = found;
     } else {
       low = middle + 1;
     }
   }
-  const float water = as_float(low);
+  const float water = as_float(high);
   taken.assign(energy.size(), 0);
   for (const Step& step : steps_) take_above(energy, step.slope, water, taken);
-  size_t left = budget - cost_above(energy, water);
+  size_t left = budget - cost;
   for (size_t k = 0; k < steps_.size(); ++k) {  // ties: lower step, then lower channel
     for (size_t j = 0; j < energy.size() && left > 0; ++j) {
       if (taken[j] != k || energy[j] * steps_[k].slope != water) continue;

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.errors import ConfigError, MissingCapability
+from tidemill.models.ggml_types import GGMLType
+from tidemill.models.quants import dequantize
 from tidemill.models.store import ModelStore
 from tidemill.systems.grinqh.codebook import LEVELS, gaussian
 from tidemill.systems.grinqh.graded_matrix import GradedMatrix, plane_bytes
@@ -39,6 +42,25 @@ def text(split: str) -> str:
     if not path.is_file():
         raise ConfigError.of("split", split, "train or test")
     return zstandard.decompress(path.read_bytes()).decode("utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A real matrix (m, n) and inputs (tokens, n) that a real model gave it, by split."""
+
+    weight: F32
+    train: F32
+    test: F32
+
+
+@cache
+def projection() -> Projection:
+    """The first 1,024 outputs of ``up`` in layer 12 of Qwen2.5-Coder-0.5B, inputs of 96 tokens."""
+    path = Path(__file__).parent / "data" / "qwen_up12.npz"
+    with np.load(path) as file:
+        weight = dequantize(GGMLType(int(file["type"])), file["weight"].reshape(-1))
+        inputs = [file[split].astype(np.float32) for split in ("train", "test")]
+    return Projection(weight.reshape(1024, -1), *inputs)
 
 
 def lacking() -> str | None:
@@ -85,10 +107,13 @@ def layer_weights(file: ModelFile, layer: int) -> dict[str, F32]:
     return {role: file.weight(role, layer) for role in ("q", "k", "v", "o", "gate", "up", "down")}
 
 
-def synthetic(rows: int, cols: int, *, outliers: float = 0.004, seed: int = 0) -> GradedMatrix:
+def synthetic(
+    rows: int, cols: int, *, top: int = LEVELS[-1], outliers: float = 0.004, seed: int = 0
+) -> GradedMatrix:
     """A matrix of Gaussian weights, made of random codes in O(bytes): for timing alone.
 
-    ``outliers`` is the share of weights beyond three deviations, as real layers have it.
+    ``outliers`` is the share of weights beyond three deviations, as real layers have it; planes above
+    ``top`` are left out.
     """
     draw = np.random.default_rng(seed)
     count = draw.binomial(rows, outliers, cols)
@@ -104,6 +129,7 @@ def synthetic(rows: int, cols: int, *, outliers: float = 0.004, seed: int = 0) -
         planes={
             level: draw.integers(0, 256, (cols, plane_bytes(level, rows)), np.uint8)
             for level in LEVELS
+            if level <= top
         },
         outlier_start=np.concatenate([[0], np.cumsum(count)]).astype(np.uint32),
         outlier_rows=np.concatenate(at).astype(np.uint16 if rows <= 65536 else np.uint32),
