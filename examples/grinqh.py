@@ -15,8 +15,9 @@ print(f"stored once: {matrix.stored_bits:.2f} bits a weight, {matrix.outliers} o
 for bits in (2.0, 2.5, 3.0, 4.0, 6.0):
     levels = selector.within(sample.test, bits)  # (tokens, channels): 0, 2, 3, 4 or 6 bits
     errors = []
-    for chosen in (levels, np.full_like(levels, int(bits)) if bits in (2, 3, 4) else levels):
+    uniform = np.full_like(levels, int(bits)) if bits in (2, 3, 4) else levels
+    for chosen in (levels, uniform):
         y = native.apply(sample.test, chosen, threads)
         errors.append(np.linalg.norm(y - exact) / np.linalg.norm(exact))
-    skipped = (levels == 0).mean()
-    print(f"{bits:.1f} bits: error {errors[0]:.3f}, {errors[1]:.3f} if all alike, {skipped:.0%} skipped")
+    alike = f"{errors[1]:.3f} if all alike, " if bits in (2, 3, 4) else ""
+    print(f"{bits:.1f} bits: error {errors[0]:.3f}, {alike}{(levels == 0).mean():.0%} skipped")

@@ -182,7 +182,13 @@ def _templates() -> jinja2.Environment:
         *(figures.number, figures.quantity, figures.interval, figures.target, figures.span),
         *(figures.memory, figures.minute, figures.code_name, figures.machine_line),
         *(figures.span_of, filters.source, filters.tag, filters.unlinked, filters.authors),
-        *(filters.page_numbers, filters.import_line, filters.paper_path, filters.said, filters.fact),
+        *(
+            filters.page_numbers,
+            filters.import_line,
+            filters.paper_path,
+            filters.said,
+            filters.fact,
+        ),
         *(filters.script_tag, board.passages),
     )
     named = {function.__name__: function for function in functions}

@@ -11,8 +11,8 @@ import pytest
 from tidemill import native
 from tidemill.errors import ConfigError, CorruptFile, InputError
 from tidemill.systems.grinqh import LEVELS, GradedMatrix, NativeMatrix, Threads, selection
-from tidemill.systems.grinqh.checkpoint import WEIGHTS, load, save
 from tidemill.systems.grinqh.calibration import Calibration, _Energies
+from tidemill.systems.grinqh.checkpoint import WEIGHTS, load, save
 from tidemill.systems.grinqh.codebook import gaussian
 from tidemill.systems.grinqh.graded_matrix import pack, unpack
 from tidemill.systems.grinqh.kernels import Selector
@@ -78,7 +78,7 @@ def test_slopes_fall() -> None:
     assert (np.diff(gaussian().slopes()) < 0).all()
 
 
-@pytest.mark.parametrize("rows", [1, 255, 256, 700])
+@pytest.mark.parametrize("rows", [1, 128, 255, 256, 300, 640, 700])
 def test_bit_planes_give_their_codes_back(rows: int) -> None:
     codes = np.random.default_rng(rows).integers(0, 64, (rows, 5)).astype(np.uint8)
     assert (unpack(pack(codes), rows) == codes).all()
@@ -175,7 +175,7 @@ def test_the_kernel_selects_as_the_reference(level: str, block: int) -> None:
 
 
 @pytest.mark.parametrize("level", NATIVE)
-@pytest.mark.parametrize("rows", [1, 256, 700])
+@pytest.mark.parametrize("rows", [1, 256, 640, 700])
 @pytest.mark.parametrize("bits", [1.5, 2.0, 2.5, 3.0, 4.0, 6.0])
 def test_the_kernel_multiplies_as_the_dequantised_matrix(
     level: str, rows: int, bits: float

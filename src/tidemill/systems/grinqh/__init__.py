@@ -31,9 +31,9 @@ from tidemill.systems.grinqh.reading import Trace, trace
 if TYPE_CHECKING:
     import typer
 
-    from tidemill.systems.grinqh.model import GrinqhModel, quantize
     from tidemill.systems.grinqh.plug import GrinqhWeights
-    from tidemill.systems.grinqh.pretrained import from_pretrained
+    from tidemill.systems.grinqh.torch_model.model import GrinqhModel, quantize
+    from tidemill.systems.grinqh.torch_model.pretrained import from_pretrained
 
 __all__ = [
     "LEVELS",
@@ -56,7 +56,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """What needs torch is imported when it is asked for."""
     if name in ("GrinqhModel", "quantize"):
-        from tidemill.systems.grinqh import model
+        from tidemill.systems.grinqh.torch_model import model
 
         return getattr(model, name)
     if name == "GrinqhWeights":
@@ -64,7 +64,7 @@ def __getattr__(name: str) -> Any:
 
         return GrinqhWeights
     if name == "from_pretrained":
-        from tidemill.systems.grinqh.pretrained import from_pretrained
+        from tidemill.systems.grinqh.torch_model.pretrained import from_pretrained
 
         return from_pretrained
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -92,8 +92,8 @@ SYSTEM = System(
     name="grinqh",
     paper=Paper.beside(__file__),
     summary=Text(
-        en="Weights stored once in nested bits; each token reads two to four of them where it matters.",
-        zh="权重以嵌套比特存储一次,每个词元只在要紧处读取两到四比特。",
+        en="Weights stored once in nested bits; each token reads as many as its input needs.",
+        zh="权重以嵌套比特存储一次,每个词元按其输入所需读取。",
     ),
     config=GrinqhConfig,
     run=_run,

@@ -1,4 +1,4 @@
-"""What GRINQH is compared with: rounded weights, static choices of levels, llama.cpp's own files."""
+"""What GRINQH is compared with: rounded weights, static levels, llama.cpp's own files."""
 
 # torch and llama-cpp-python leave parts of their interfaces untyped
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,10 @@ from tidemill.errors import InputError, MissingCapability
 from tidemill.systems.grinqh.calibration import Calibration
 from tidemill.systems.grinqh.choice import Budget, Choice, Fixed
 from tidemill.systems.grinqh.kernels import Selector
-from tidemill.systems.grinqh.model import GrinqhModel
 from tidemill.systems.grinqh.selection import by_budget
+
+if TYPE_CHECKING:
+    from tidemill.systems.grinqh.torch_model.model import GrinqhModel
 
 F32 = NDArray[np.float32]
 GROUP = 64
@@ -82,7 +84,7 @@ def static_mix(
 
 
 def skipping(model: GrinqhModel, bits: float, kept: int = 4) -> dict[str, Choice | None]:
-    """TEAL's rule on nested codes: a channel is read at ``kept`` bits or not at all, by its energy."""
+    """TEAL's rule on nested codes: a channel is read at ``kept`` bits or not at all."""
     return {
         name: None
         if name == model.head
@@ -130,7 +132,7 @@ def llama_rounded(kind: str, file: Path) -> Rounded:
     """
     from tidemill.systems.grinqh.workloads import from_gguf
 
-    model, _ = from_gguf(file)
+    model = from_gguf(file)
     known = {
         name: module.weight.numpy()
         for name, module in model.named_modules()

@@ -171,9 +171,7 @@ def calibrate(
     return Calibration(found, tokens)
 
 
-def _norm2(
-    modules: list[Any], outputs: dict[str, float], names: Sequence[str], tokens: int
-) -> F32:
+def _norm2(modules: list[Any], outputs: dict[str, float], names: Sequence[str], tokens: int) -> F32:
     squares = [
         module.weight.detach().double().square().sum(dim=0).numpy()
         / max(outputs[name] / tokens, _TINY)
@@ -197,9 +195,7 @@ def _run(
 
 
 @contextmanager
-def _watched(
-    modules: Mapping[str, Any], look: Callable[[str, Any, Any], None]
-) -> Generator[None]:
+def _watched(modules: Mapping[str, Any], look: Callable[[str, Any, Any], None]) -> Generator[None]:
     def hook(name: str) -> Callable[[Any, Any, Any], None]:
         return lambda _, given, output: look(name, given[0].detach(), output.detach())
 

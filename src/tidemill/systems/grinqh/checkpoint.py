@@ -21,7 +21,7 @@ from tidemill.errors import CorruptFile, InputError
 from tidemill.systems.grinqh.codebook import LEVELS, Codebook, gaussian
 from tidemill.systems.grinqh.graded_matrix import GradedMatrix, plane_bytes
 
-VERSION = 2
+VERSION = 3
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 KEY = "quantization_config"
@@ -53,7 +53,9 @@ def save(
 
     arrays: Arrays = dict(rest or {})
     for name, matrix in matrices.items():
-        arrays |= {f"{name}.{each}": np.ascontiguousarray(getattr(matrix, each)) for each in _FIELDS}
+        arrays |= {
+            f"{name}.{each}": np.ascontiguousarray(getattr(matrix, each)) for each in _FIELDS
+        }
         arrays |= {f"{name}.plane{level}": plane for level, plane in matrix.planes.items()}
     tree = gaussian()
     config: dict[str, Any] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tidemill.bench import Claim, Direction, Text, Trial
-from tidemill.systems.grinqh import quality, speed
+from tidemill.systems.grinqh import quality, scores, speed
 
 __all__ = ["CLAIMS"]
 
@@ -95,9 +95,9 @@ PREFILL = Trial(
 )
 
 
-def _against_fixed(bits: int, reach: str, how: Text) -> Claim:
+def _against_fixed(bits: int, reach: scores.Reach, how: Text) -> Claim:
     return Claim(
-        id=f"kl-{bits}-{reach}",
+        id=f"kl-{bits}-{reach.name.lower()}",
         quote=_BEATS,
         statement=Text(
             f"KL divergence from the source model at {bits} bits read, outliers, scales and "
@@ -117,18 +117,18 @@ _DECODE = Text("prompt at the full level, continuation at few bits", "提示全�
 _ALL = Text("every token at few bits", "所有词元均为低比特")
 
 CLAIMS = (
-    _against_fixed(3, "decode", _DECODE),
-    _against_fixed(4, "decode", _DECODE),
-    _against_fixed(3, "all", _ALL),
-    _against_fixed(4, "all", _ALL),
+    _against_fixed(3, scores.Reach.DECODE, _DECODE),
+    _against_fixed(4, scores.Reach.DECODE, _DECODE),
+    _against_fixed(3, scores.Reach.ALL, _ALL),
+    _against_fixed(4, scores.Reach.ALL, _ALL),
     Claim(
         id="kl-llama",
         quote=_BEATS,
         statement=Text(
             "KL divergence at 3 bits read, every token, over that of the better of llama.cpp's own "
             "Q2_K and Q3_K_M of the same file, which take more bits",
-            "所有词元读取 3 比特时的 KL 散度,与 llama.cpp 对同一文件生成的 Q2_K、Q3_K_M 中较优者之比,"
-            "后者比特更多",
+            "所有词元读取 3 比特时的 KL 散度,与 llama.cpp 对同一文件生成的 Q2_K、Q3_K_M 中较优者"
+            "之比,后者比特更多",
         ),
         unit="x",
         direction=Direction.AT_MOST,

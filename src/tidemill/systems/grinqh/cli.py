@@ -35,18 +35,21 @@ def quantize(
     model: ModelName,
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
-    calibration: Annotated[int, typer.Option(min=1, help="Tokens to calibrate on.")] = 1024,
+    calibration: Annotated[int, typer.Option(min=256, help="Tokens to calibrate on.")] = 1024,
     outlier: Annotated[float, typer.Option(help="Deviations beyond which weights are exact.")] = 3,
     head: Annotated[bool, typer.Option(help="Grade the output embedding too.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Grade a model of the catalogue and write it for `grinqh.from_pretrained`."""
-    from tidemill.systems.grinqh.model import quantize as grade
+    import torch
 
-    loaded, tokenizer = workloads.torch_model(model)
-    ids = tokenizer(workloads.text("train")[: 8 * calibration])["input_ids"][:calibration]
-    made = grade(loaded, calib=ids, outlier=outlier, head=head)
-    made.save_pretrained(out, tokenizer)
+    from tidemill.systems.grinqh.torch_model.model import WINDOW
+    from tidemill.systems.grinqh.torch_model.model import quantize as grade
+
+    loaded = workloads.torch_model(model)
+    ids = workloads.windows(model, "train", max(1, calibration // WINDOW), WINDOW)
+    made = grade(loaded, calib=torch.tensor(ids), outlier=outlier, head=head)
+    made.save_pretrained(out)
     facts: dict[str, Json] = {
         "folder": str(out),
         "layers": len(made.layers),
@@ -70,8 +73,9 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Perplexity and KL divergence at some bits, on WikiText-2 test."""
-    from tidemill.systems.grinqh.scoring import Reach, Sample, Subject
+    from tidemill.systems.grinqh.scores import Reach, Sample
     from tidemill.systems.grinqh.selection import check_bits
+    from tidemill.systems.grinqh.torch_model.scoring import Subject
 
     check_bits(bits)
     subject = Subject(model, Sample(windows, 64, tokens, 512))
@@ -90,7 +94,8 @@ def frontier(
 ) -> None:
     """Bits read against KL divergence: GRINQH and every other way, on WikiText-2 test."""
     from tidemill.systems.grinqh.quality import Scale, points
-    from tidemill.systems.grinqh.scoring import Reach, Sample, Subject
+    from tidemill.systems.grinqh.scores import Reach, Sample
+    from tidemill.systems.grinqh.torch_model.scoring import Subject
 
     scale = Scale((model,), Sample(windows, 64, tokens, 512), (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5))
     subject = Subject(model, scale.sample)

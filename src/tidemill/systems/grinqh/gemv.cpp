@@ -11,24 +11,25 @@ namespace tidemill::grinqh {
 
 namespace {
 
-// The codes of 128 outputs of half `v` of a group, one a byte.
-void codes_of(size_t planes, const std::array<const uint8_t*, kPlanes>& column, size_t half,
-              uint8_t* codes) {
-  const size_t v = half % 2, group = half / 2;
-  for (size_t f = 0; f < 4; ++f)
-    for (size_t lane = 0; lane < 32; ++lane)
-      codes[32 * f + lane] = column[0][32 * half + lane] >> (2 * f) & 3;
-  for (size_t plane = 1; plane < std::min<size_t>(planes, 3); ++plane)
+// The codes of the outputs of one half, one a byte.
+void codes_of(const Half& half, uint8_t* codes) {
+  const size_t v = half.index % 2, group = half.index / 2;
+  const auto add_bits = [&](const uint8_t* bytes, size_t from, size_t to) {
     for (size_t f = 0; f < 4; ++f)
       for (size_t lane = 0; lane < 32; ++lane)
-        codes[32 * f + lane] |=
-            static_cast<uint8_t>((column[plane][32 * group + lane] >> (4 * v + f) & 1)
-                                 << (plane + 1));
-  if (planes < 4) return;
+        codes[32 * f + lane] |= static_cast<uint8_t>((bytes[lane] >> (from + f) & 1) << to);
+  };
+  for (size_t f = 0; f < 4; ++f)
+    for (size_t lane = 0; lane < 32; ++lane)
+      codes[32 * f + lane] = half.column[0][32 * half.index + lane] >> (2 * f) & 3;
+  if (half.planes > 1) add_bits(half.column[1] + 32 * group, 4 * v, 2);
+  if (half.planes > 2 && half.is_alone) add_bits(half.column[1] + 32 * group, 4, 3);
+  if (half.planes > 2 && !half.is_alone) add_bits(half.column[2] + 32 * group, 4 * v, 3);
+  if (half.planes < 4) return;
   for (size_t f = 0; f < 4; ++f)
     for (size_t lane = 0; lane < 32; ++lane)
       codes[32 * f + lane] |=
-          static_cast<uint8_t>((column[3][32 * half + lane] >> (2 * f) & 3) << 4);
+          static_cast<uint8_t>((half.column[3][32 * half.index + lane] >> (2 * f) & 3) << 4);
 }
 
 }  // namespace
@@ -51,14 +52,16 @@ __m256i bit(__m256i bytes) {
   return _mm256_and_si256(moved, _mm256_set1_epi8(1 << to));
 }
 
-// The products of 32 outputs with one column: field `f` of half `v` of a group.
-template <int planes, int v, int f>
+// The products of 32 outputs with one column: field `f` of half `v` of a group, or of its only one.
+template <int planes, int v, int f, bool is_alone>
 __m256i products(const Quad& quad, size_t k, size_t group) {
   const __m256i two = load(quad.column[0][k] + group * 64 + v * 32);
   __m256i code = _mm256_and_si256(_mm256_srli_epi16(two, 2 * f), _mm256_set1_epi8(3));
   if constexpr (planes > 1)
     code = _mm256_or_si256(code, bit<4 * v + f, 2>(load(quad.column[1][k] + group * 32)));
-  if constexpr (planes > 2)
+  if constexpr (planes > 2 && is_alone)
+    code = _mm256_or_si256(code, bit<4 + f, 3>(load(quad.column[1][k] + group * 32)));
+  if constexpr (planes > 2 && !is_alone)
     code = _mm256_or_si256(code, bit<4 * v + f, 3>(load(quad.column[2][k] + group * 32)));
   const int8_t* table = quad.products[k];
   const __m256i first = _mm256_shuffle_epi8(load_table(table), code);
@@ -72,12 +75,12 @@ __m256i products(const Quad& quad, size_t k, size_t group) {
   return _mm256_blendv_epi8(lower, upper, high);
 }
 
-template <int planes, int v, int f>
+template <int planes, int v, int f, bool is_alone>
 void add_32(const Quad& quad, size_t group, int16_t* sums) {
-  const __m256i a = products<planes, v, f>(quad, 0, group),
-                b = products<planes, v, f>(quad, 1, group);
-  const __m256i c = products<planes, v, f>(quad, 2, group),
-                d = products<planes, v, f>(quad, 3, group);
+  const __m256i a = products<planes, v, f, is_alone>(quad, 0, group),
+                b = products<planes, v, f, is_alone>(quad, 1, group);
+  const __m256i c = products<planes, v, f, is_alone>(quad, 2, group),
+                d = products<planes, v, f, is_alone>(quad, 3, group);
   const __m256i one = _mm256_set1_epi8(1);
   const __m256i low = _mm256_add_epi16(_mm256_maddubs_epi16(one, _mm256_unpacklo_epi8(a, b)),
                                        _mm256_maddubs_epi16(one, _mm256_unpacklo_epi8(c, d)));
@@ -88,12 +91,12 @@ void add_32(const Quad& quad, size_t group, int16_t* sums) {
   _mm256_storeu_si256(at + 1, _mm256_add_epi16(load(at + 1), high));
 }
 
-template <int planes, int v>
+template <int planes, int v, bool is_alone = false>
 void add_half(const Quad& quad, size_t group, int16_t* sums) {
-  add_32<planes, v, 0>(quad, group, sums);
-  add_32<planes, v, 1>(quad, group, sums);
-  add_32<planes, v, 2>(quad, group, sums);
-  add_32<planes, v, 3>(quad, group, sums);
+  add_32<planes, v, 0, is_alone>(quad, group, sums);
+  add_32<planes, v, 1, is_alone>(quad, group, sums);
+  add_32<planes, v, 2, is_alone>(quad, group, sums);
+  add_32<planes, v, 3, is_alone>(quad, group, sums);
 }
 
 template <int planes>
@@ -110,7 +113,7 @@ void add_groups(const Quad& quad, size_t halves, int16_t* sums) {
     add_half<planes, 0>(quad, group, sums);
     add_half<planes, 1>(quad, group, sums);
   }
-  if (halves % 2 != 0) add_half<planes, 0>(quad, halves / 2, sums);
+  if (halves % 2 != 0) add_half<planes, 0, true>(quad, halves / 2, sums);
 }
 
 }  // namespace
@@ -166,9 +169,9 @@ void add_quad(size_t planes, const Quad& quad, size_t halves, int16_t* sums) {
   uint8_t codes[kHalf];
   for (size_t half = 0; half < halves; ++half)
     for (size_t k = 0; k < 4; ++k) {
-      std::array<const uint8_t*, kPlanes> column{};
-      for (size_t plane = 0; plane < planes; ++plane) column[plane] = quad.column[plane][k];
-      codes_of(planes, column, half, codes);
+      Half here{{}, planes, half, half + 1 == halves && halves % 2 != 0};
+      for (size_t plane = 0; plane < planes; ++plane) here.column[plane] = quad.column[plane][k];
+      codes_of(here, codes);
       int16_t* const at = sums + half * kHalf;
       for (size_t i = 0; i < kHalf; ++i)
         at[i] = static_cast<int16_t>(at[i] + quad.products[k][codes[i]]);
@@ -189,10 +192,9 @@ void make_products(const Table& table, size_t planes, int16_t x, int8_t* product
 
 #endif
 
-void decode_half(size_t planes, const std::array<const uint8_t*, kPlanes>& column, size_t half,
-                 const Table& table, const float* scale, float by, float* out) {
+void decode_half(const Half& half, const Table& table, const float* scale, float by, float* out) {
   uint8_t codes[kHalf];
-  codes_of(planes, column, half, codes);
+  codes_of(half, codes);
 #ifdef __AVX2__
   const __m256 factor = _mm256_set1_ps(by);
   for (size_t i = 0; i < kHalf; i += 8) {

@@ -13,7 +13,7 @@
 namespace tidemill::grinqh {
 
 constexpr size_t kGroup = 256;  // outputs whose codes lie together in a plane
-constexpr size_t kHalf = 128;   // the last group may be half a one, but for one-bit planes
+constexpr size_t kHalf = 128;   // the last group may be half a one
 constexpr size_t kPlanes = 4;   // 2, +1, +1, +2 bits
 constexpr size_t kChunk = 128;  // columns to one scale: 128 * 127 fits into int16
 constexpr std::array<uint32_t, kPlanes> kWidth{2, 3, 4, 6};
@@ -35,9 +35,11 @@ struct Parts {
   const float* values;             // 4 + 8 + 16 + 64, ascending
 };
 
-// Bytes of one column in a plane of a matrix of so many rows.
+// Bytes of one column in a plane of a matrix of so many rows. In half a group the fourth bits are
+// in the upper halves of the third bits' bytes.
 constexpr size_t plane_bytes(size_t plane, size_t rows) {
-  return 32 * (kStep[plane] == 2 ? (rows + kHalf - 1) / kHalf : (rows + kGroup - 1) / kGroup);
+  const size_t halves = (rows + kHalf - 1) / kHalf;
+  return 32 * (kStep[plane] == 2 ? halves : plane == 1 ? (halves + 1) / 2 : halves / 2);
 }
 
 // The columns that one token reads, by level, and its inputs with the columns' scales folded in.
@@ -105,10 +107,16 @@ void add_quad(size_t planes, const Quad& quad, size_t halves, int16_t* sums);
 // y += scale * sums, and sums = 0.
 void flush(size_t halves, float scale, int16_t* sums, float* y);
 
-// out[i] = value[code i] * scale[i] * by for the 128 outputs of one half, from pointers at the first
-// group's bytes of each plane.
-void decode_half(size_t planes, const std::array<const uint8_t*, kPlanes>& column, size_t half,
-                 const Table& table, const float* scale, float by, float* out);
+// One half of a group, counted from the group that pointers into the planes stand at.
+struct Half {
+  std::array<const uint8_t*, kPlanes> column;
+  size_t planes;
+  size_t index;
+  bool is_alone;  // it is all there is of its group
+};
+
+// out[i] = value[code i] * scale[i] * by for its 128 outputs.
+void decode_half(const Half& half, const Table& table, const float* scale, float by, float* out);
 
 // products[c] = scaled[c] * x / 2^15, rounded, then / 2^8, rounded: at most 127.
 void make_products(const Table& table, size_t planes, int16_t x, int8_t* products);

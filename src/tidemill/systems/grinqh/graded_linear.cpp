@@ -80,7 +80,7 @@ GradedLinear::GradedLinear(std::shared_ptr<const Matrix> matrix, std::shared_ptr
 }
 
 size_t GradedLinear::bytes() const {
-  const double share = std::min(1.0, double{dial_->bits} / top_);
+  const double share = std::min(1.0, double{dial_->wanted} / top_);
   const size_t all = matrix_->bytes();
   size_t planes = 0;
   for (size_t plane = 0; plane < kPlanes && kWidth[plane] <= top_; ++plane)

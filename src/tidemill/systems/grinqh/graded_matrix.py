@@ -22,7 +22,7 @@ F32 = NDArray[np.float32]
 GROUP = 256
 """Outputs whose codes lie together: 64 bytes of a two-bit plane, 32 of a one-bit one."""
 HALF = 128
-"""Two-bit planes are padded to a multiple of this many outputs, one-bit planes to whole groups."""
+"""The last group may be half a one; then its third and fourth bits share the third's bytes."""
 PLANE_BITS = {2: 2, 3: 1, 4: 1, 6: 2}
 """Bits that each plane adds."""
 MOST_OUTLIERS = 0.05
@@ -198,7 +198,8 @@ def _divisor(scale: F16) -> F32:
 
 def plane_bytes(level: int, rows: int) -> int:
     """Bytes of one column in the plane that ``level`` adds."""
-    return 32 * -(-rows // (HALF if PLANE_BITS[level] == 2 else GROUP))
+    halves = -(-rows // HALF)
+    return 32 * {2: halves, 3: (halves + 1) // 2, 4: halves // 2, 6: halves}[level]
 
 
 def column_bytes(level: int, rows: int) -> int:
@@ -206,11 +207,16 @@ def column_bytes(level: int, rows: int) -> int:
     return sum(plane_bytes(each, rows) for each in LEVELS if each <= level)
 
 
+def _is_half(rows: int) -> bool:
+    return -(-rows // HALF) % 2 == 1
+
+
 def pack(codes: U8) -> dict[int, U8]:
     """Bit-planes of top-level codes (m, n).
 
     In each group of 256 outputs, output 128 v + 32 f + lane has bits 2f, 2f+1 of byte 32 v + lane
-    of a two-bit plane, and bit 4 v + f of byte ``lane`` of a one-bit plane.
+    of a two-bit plane, and bit 4 v + f of byte ``lane`` of a one-bit plane. In half a group, v = 0,
+    bits 4 to 7 of the third bit's plane are those of the fourth's.
     """
     rows, cols = codes.shape
     padded = np.zeros((cols, -(-rows // GROUP) * GROUP), np.uint8)
@@ -222,9 +228,13 @@ def pack(codes: U8) -> dict[int, U8]:
         field = (lanes >> (top - level)) & ((1 << bits) - 1)
         axes, shape = ((3,), (4, 1)) if bits == 2 else ((2, 3), (2, 4, 1))
         shift = np.arange(0, 8, bits, dtype=np.uint8).reshape(shape)
-        merged = np.bitwise_or.reduce(field << shift, axis=axes).reshape(cols, -1)
-        planes[level] = np.ascontiguousarray(merged[:, : plane_bytes(level, rows)])
-    return planes
+        planes[level] = np.bitwise_or.reduce(field << shift, axis=axes).reshape(cols, -1)
+    if _is_half(rows):
+        planes[3][:, -32:] |= planes[4][:, -32:] << 4
+    return {
+        level: np.ascontiguousarray(plane[:, : plane_bytes(level, rows)])
+        for level, plane in planes.items()
+    }
 
 
 def unpack(planes: dict[int, U8], rows: int) -> U8:
@@ -235,6 +245,9 @@ def unpack(planes: dict[int, U8], rows: int) -> U8:
         bits = PLANE_BITS[level]
         whole = np.zeros((cols, groups * GROUP * bits // 8), np.uint8)
         whole[:, : plane.shape[1]] = plane
+        if bits == 1 and _is_half(rows):
+            shared = planes[3][:, -32:]
+            whole[:, -32:] = shared & 15 if level == 3 else shared >> 4
         shape, ways = ((4, 1), 2) if bits == 2 else ((2, 4, 1), 1)
         shift = np.arange(0, 8, bits, dtype=np.uint8).reshape(shape)
         field = (whole.reshape(cols, groups, ways, 1, 32) >> shift) & ((1 << bits) - 1)

@@ -49,8 +49,10 @@ void check_outliers(size_t rows, size_t cols, const In<uint32_t>& start, const I
 }
 
 const uint8_t* plane_of(size_t plane, const In<uint8_t>& given, size_t rows, size_t cols) {
-  if (plane > 0 && given.size() == 0) return nullptr;
-  require(given.size() == cols * plane_bytes(plane, rows), "planes: cols * bytes of a column");
+  static const uint8_t none = 0;  // of a plane without bytes of its own
+  const size_t bytes = cols * plane_bytes(plane, rows);
+  if (plane > 0 && given.size() == 0) return bytes == 0 ? &none : nullptr;
+  require(given.size() == bytes, "planes: cols * bytes of a column");
   return given.data();
 }
 

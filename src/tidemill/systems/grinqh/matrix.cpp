@@ -209,11 +209,12 @@ void Matrix::dequantise(uint8_t level, size_t first, size_t last, size_t begin, 
       column[plane] =
           planes_[plane].get() + j * plane_bytes(plane, rows_) + offset_of(plane, begin);
     const Table& table = tables_[planes - 1];
-    for (size_t half = 0, row = low; row < high; ++half, row += kHalf) {
+    for (size_t index = 0, row = low; row < high; ++index, row += kHalf) {
       float tail[kHalf];
+      const Half half{column, planes, index, index % 2 == 0 && row + kHalf >= rows_};
       const bool is_whole = row + kHalf <= high;
       float* const to = is_whole ? out + (row - low) : tail;
-      decode_half(planes, column, half, table, row_scale_.data() + row, col_scale_[j], to);
+      decode_half(half, table, row_scale_.data() + row, col_scale_[j], to);
       if (!is_whole) std::copy_n(tail, high - row, out + (row - low));
     }
     for (size_t i = outlier_start_[j]; i < outlier_start_[j + 1]; ++i) {

@@ -27,6 +27,7 @@ F32 = NDArray[np.float32]
 TOGETHER = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 """Roles that read the same input, and so choose levels together."""
 DEFAULT_BITS = 3.0
+CACHE = Path(user_cache_dir("tidemill")) / "grinqh"
 
 
 class GrinqhWeights:
@@ -47,7 +48,7 @@ class GrinqhWeights:
         bits: float = DEFAULT_BITS,
         *,
         head: float | None = None,
-        cache: Path | None = Path(user_cache_dir("tidemill")) / "grinqh",
+        cache: Path | None = CACHE,
     ) -> None:
         self._kernels: Any = native.kernels("grinqh")
         self._dial, self._head_dial = self._kernels.Dial(), self._kernels.Dial()
@@ -117,9 +118,7 @@ class GrinqhWeights:
             linear = self._kernels.graded_linear(packed, shared, dial, matrix.top)
             self._ready[role, layer] = linear
 
-    def _stored(
-        self, model: ModelFile, roles: Mapping[str, int | None]
-    ) -> dict[str, GradedMatrix]:
+    def _stored(self, model: ModelFile, roles: Mapping[str, int | None]) -> dict[str, GradedMatrix]:
         """Matrices out of the cache, or quantised now and put there."""
         layer = next(iter(roles.values()))
         folder = None if self._cache is None else self._cache / _key(model) / f"layer-{layer}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tidemill.bench import Budget, Context, Measurement
 from tidemill.bench.claim import Json
@@ -21,11 +23,10 @@ from tidemill.systems.grinqh.baselines import (
     uniform,
 )
 from tidemill.systems.grinqh.choice import Choice
-from tidemill.systems.grinqh.scoring import (
+from tidemill.systems.grinqh.scores import (
     Reach,
     Sample,
     Score,
-    Subject,
     blocks_of,
     perplexity_ratio,
     ratio,
@@ -36,6 +37,10 @@ COMPARABLE = 0.5
 """A baseline is compared with at its own bits or up to so many fewer."""
 FIXED = ("RTN", "uniform", "static")
 """Baselines whose bits no token changes."""
+
+
+if TYPE_CHECKING:
+    from tidemill.systems.grinqh.torch_model.scoring import Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,8 @@ Found = dict[str, Score]
 
 def frontier(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
     """Every claim about quality, one model after the other; the worst of each is the figure."""
+    from tidemill.systems.grinqh.torch_model.scoring import Subject
+
     scale = scale or SCALES[context.budget]
     decode: dict[str, Found] = {}
     every: dict[str, Found] = {}
@@ -213,7 +220,7 @@ def _monotone(
     rises = 0
     for scores in found.values():
         curve = [scores[f"GRINQH {bits:g}"].kl for bits in points]
-        rises += sum(after >= before for before, after in zip(curve, curve[1:], strict=False))
+        rises += sum(after >= before for before, after in pairwise(curve))
     return _count(
         "monotone", rises, f"{len(points)} points on {len(found)} models, one stored copy", detail
     )
@@ -249,6 +256,8 @@ def _count(claim: str, value: int, subject: str, detail: dict[str, Json]) -> Mea
 
 def llama(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
     """GRINQH at 3 bits read against what llama.cpp itself makes of the same file."""
+    from tidemill.systems.grinqh.torch_model.scoring import Subject
+
     scale = scale or SCALES[context.budget]
     name = scale.models[-1]
     context.progress.stage(f"load {name} and calibrate on train")

@@ -49,9 +49,7 @@ class LayerTrace:
     weights: int
     code_bits: list[float] = field(default_factory=list[float])
     bytes: list[float] = field(default_factory=list[float])
-    channels: NDArray[np.int64] = field(
-        default_factory=lambda: np.zeros(LEVELS[-1] + 1, np.int64)
-    )
+    channels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(LEVELS[-1] + 1, np.int64))
     moved: float = 0.0
 
     @property
@@ -71,7 +69,9 @@ class Trace:
         """Code bits per weight and token."""
         known = self.layers.values()
         total = sum(layer.weights * len(layer.bytes) for layer in known)
-        return sum(layer.weights * sum(layer.code_bits) for layer in known) / total if total else 0.0
+        return (
+            sum(layer.weights * sum(layer.code_bits) for layer in known) / total if total else 0.0
+        )
 
     @property
     def read_bits(self) -> float:

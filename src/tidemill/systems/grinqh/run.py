@@ -1,4 +1,4 @@
-"""One run of the system: a real matrix graded, real tokens through it, the frontier of its error."""
+"""One run of the system: a real matrix graded, real tokens through it, error against bits."""
 
 from __future__ import annotations
 

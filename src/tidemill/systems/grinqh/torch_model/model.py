@@ -1,4 +1,4 @@
-"""A torch model whose projections read graded matrices: made in place, changed live, saved whole."""
+"""A torch model whose projections read graded matrices: made in place, changed live."""
 
 # torch leaves parts of its interface untyped
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,15 @@ from tidemill.systems.grinqh.choice import Budget, Choice, Shares, Threshold
 from tidemill.systems.grinqh.codebook import OUTLIER, check_levels
 from tidemill.systems.grinqh.graded_matrix import GradedMatrix
 from tidemill.systems.grinqh.kernels import F32, Threads
-from tidemill.systems.grinqh.linear import Control, GrinqhLinear, Group, Stages
 from tidemill.systems.grinqh.selection import ALL, Mode, check_bits, shares_for
+from tidemill.systems.grinqh.torch_model.linear import Control, GrinqhLinear, Group, Stages
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SHARED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 """Names of projections that read the same input, in the families of transformers."""
-WINDOW = 512
+WINDOW = 256
 """Tokens of a calibration text that are run at once."""
 Bits = float | str | None
 
@@ -157,7 +157,9 @@ class GrinqhModel:
         if mode not in list(Mode):
             raise ConfigError.of("mode", mode, f"one of {', '.join(Mode)}")
         if mode == Mode.THRESHOLD and self.calibration is None:
-            raise ConfigError.of("mode", str(mode), "budget or proportion", "there is no calibration")
+            raise ConfigError.of(
+                "mode", str(mode), "budget or proportion", "there is no calibration"
+            )
         return Mode(mode)
 
     def choices(
@@ -191,7 +193,7 @@ class GrinqhModel:
         Raises:
             InputError: It cannot be written to.
         """
-        from tidemill.systems.grinqh.pretrained import save
+        from tidemill.systems.grinqh.torch_model.pretrained import save
 
         save(self, folder, tokenizer)
 
@@ -213,8 +215,8 @@ def quantize(
 
     Args:
         model: In float32, float16 or bfloat16, on the CPU.
-        calib: Texts (with ``tokenizer``), or token ids: a tensor or a sequence of integers. Divides
-            bits among layers; without, all layers get the same.
+        calib: Texts (with ``tokenizer``), or token ids: a sequence of integers, or rows of them.
+            Divides bits among layers; without, all layers get the same.
         tokenizer: Of transformers.
         levels: What a channel may be read at: 0 and some of 2, 3, 4, 6.
         outlier: Scaled weights beyond this are kept exactly.
@@ -241,23 +243,32 @@ def quantize(
         known = calibrate(model, measured, batches_of(calib, tokenizer))
     control = Control(Threads(threads or torch.get_num_threads()), Stages({}, {}))
     matrices, sha = _matrices(linears, outlier, levels)
-    layers: dict[str, GrinqhLinear] = {}
-    for name, members in groups.items():
-        group = Group(name, _norm2(name, members, matrices, known), levels, control.threads)
-        for member in members:
-            layers[member] = GrinqhLinear(
-                matrices[member],
-                bias=linears[member].bias,
-                name=member,
-                group=group,
-                control=control,
-            )
-            model.set_submodule(member, layers[member])
+    layers = {
+        layer.name: layer
+        for name, members in groups.items()
+        for layer in replaced(
+            {each: (matrices[each], linears[each].bias) for each in members},
+            Group(name, _norm2(name, members, matrices, known), levels, control.threads),
+            control,
+        )
+    }
+    for name, layer in layers.items():
+        model.set_submodule(name, layer)
     if head_name and (config := getattr(model, "config", None)) is not None:
         config.tie_word_embeddings = False
     return GrinqhModel(
         model, layers, skipped=skipped, calibration=known, source_sha256=sha, head=head_name
     )
+
+
+def replaced(
+    members: Mapping[str, tuple[GradedMatrix, Any]], group: Group, control: Control
+) -> list[GrinqhLinear]:
+    """The layers of one group, of matrices and biases by name."""
+    return [
+        GrinqhLinear(matrix, bias=bias, name=name, group=group, control=control)
+        for name, (matrix, bias) in members.items()
+    ]
 
 
 def _linears(model: nn.Module, *, head: bool) -> tuple[dict[str, nn.Linear], dict[str, str]]:
@@ -310,8 +321,9 @@ def batches_of(calib: Any, tokenizer: Any) -> list[Any]:
         if tokenizer is None:
             raise ConfigError.of("tokenizer", None, "given with texts", "or give token ids")
         ids = [token for text in calib for token in tokenizer(text)["input_ids"]]
-    flat = torch.as_tensor(ids).reshape(1, -1)
-    return list(flat.split(WINDOW, dim=1)) if flat.numel() else []
+    given = torch.as_tensor(ids)
+    rows = given.reshape(-1, given.shape[-1]) if given.numel() else given.reshape(0, 1)
+    return [part for row in rows for part in row[None].split(WINDOW, dim=1)]
 
 
 def _matrices(

@@ -19,8 +19,8 @@ from tidemill.systems.grinqh.calibration import Calibration, GroupStatistics
 from tidemill.systems.grinqh.checkpoint import KEY, Arrays
 from tidemill.systems.grinqh.graded_matrix import GradedMatrix
 from tidemill.systems.grinqh.kernels import Threads
-from tidemill.systems.grinqh.linear import Control, GrinqhLinear, Group, Stages
-from tidemill.systems.grinqh.model import GrinqhModel
+from tidemill.systems.grinqh.torch_model.linear import Control, GrinqhLinear, Group, Stages
+from tidemill.systems.grinqh.torch_model.model import GrinqhModel
 
 _STATISTICS = ("norm2", "energy", "histogram")
 _PREFIX = "grinqh."
@@ -42,7 +42,9 @@ def save(made: GrinqhModel, folder: Path | str, tokenizer: Any = None) -> None:
         "levels": list(made.ladder),
         "source_sha256": made.source_sha256,
         "calibration_tokens": made.calibration.tokens if made.calibration else 0,
-        "groups": {n: [m for m, v in made.layers.items() if v.group.name == n] for n in made.groups},
+        "groups": {
+            n: [m for m, v in made.layers.items() if v.group.name == n] for n in made.groups
+        },
         "head": made.head,
         "skipped": made.skipped,
     }

@@ -7,93 +7,22 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tidemill.bench.claim import Json
 from tidemill.systems.grinqh import workloads
 from tidemill.systems.grinqh.baselines import Rounded
 from tidemill.systems.grinqh.choice import Choice
-from tidemill.systems.grinqh.linear import Stages
-from tidemill.systems.grinqh.model import Setting, quantize
 from tidemill.systems.grinqh.reading import trace
+from tidemill.systems.grinqh.scores import Reach, Sample, Score
 from tidemill.systems.grinqh.selection import Mode
+from tidemill.systems.grinqh.torch_model.linear import Stages
+from tidemill.systems.grinqh.torch_model.model import Setting, quantize
 
-F64 = NDArray[np.float64]
-BLOCK = 16
-"""Tokens resampled together: neighbours err alike."""
-_RESAMPLES = 2000
 _SAMPLE = 64
-
-
-class Reach(StrEnum):
-    """Which tokens are read at few bits."""
-
-    DECODE = "decode"
-    """The prompt at the full level, its continuation at few bits, teacher-forced."""
-    ALL = "all tokens"
-    """Prompt and continuation alike: harder than decoding ever is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """How much is scored.
-
-    Args:
-        windows: Of test text.
-        prompt: Tokens of a window that are only read.
-        continuation: Tokens after them that are predicted.
-        calibration: Tokens of train text.
-    """
-
-    windows: int
-    prompt: int
-    continuation: int
-    calibration: int
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Of one way to store weights, over the predicted tokens in order.
-
-    Args:
-        name: Of the way.
-        bits: Read per weight and token: codes with padding, outliers, scales.
-        divergence: (tokens,) KL divergence from the source model, nats.
-        loss: (tokens,) negative log-likelihood, nats.
-    """
-
-    name: str
-    bits: float
-    divergence: F64
-    loss: F64
-
-    @property
-    def kl(self) -> float:
-        """Mean divergence."""
-        return float(self.divergence.mean())
-
-    @property
-    def perplexity(self) -> float:
-        """Exp of the mean loss."""
-        return math.exp(float(self.loss.mean()))
-
-    def to_json(self) -> dict[str, Json]:
-        """For a report."""
-        return {
-            "name": self.name,
-            "bits": round(self.bits, 4),
-            "kl": float(f"{self.kl:.5g}"),
-            "perplexity": float(f"{self.perplexity:.5g}"),
-            "tokens": len(self.loss),
-        }
 
 
 class Subject:
@@ -107,13 +36,11 @@ class Subject:
 
         torch.set_num_threads(threads)
         self.name, self.sample = name, sample
-        self.model, tokenizer = workloads.torch_model(name)
-        train = tokenizer(workloads.text("train")[: 8 * sample.calibration])["input_ids"]
-        test = tokenizer(workloads.text("test"))["input_ids"]
+        self.model = workloads.torch_model(name)
         length = sample.prompt + sample.continuation
-        self._windows = [
-            torch.tensor([test[i * length : (i + 1) * length]]) for i in range(sample.windows)
-        ]
+        train = workloads.windows(name, "train", max(1, sample.calibration // 256), 256)
+        test = workloads.windows(name, "test", sample.windows, length)
+        self._windows = [torch.tensor([each]) for each in test]
         self.sources = {
             name: module
             for name, module in self.model.named_modules()
@@ -122,9 +49,7 @@ class Subject:
         self.reference: list[Any] = []
         self._prompts: dict[tuple[int, bool], Any] = {}
         self.full = self._scored("source", 32.0, Reach.DECODE)
-        self.graded = quantize(
-            self.model, calib=torch.tensor(train[: sample.calibration]), head=False, threads=threads
-        )
+        self.graded = quantize(self.model, calib=torch.tensor(train), head=False, threads=threads)
 
     @cached_property
     def overhead(self) -> float:
@@ -151,15 +76,15 @@ class Subject:
             self._run(self.choices(bits), self._windows[0][:, :_SAMPLE])
         return found.read_bits
 
-    def graded_score(
-        self, name: str, choices: Mapping[str, Choice | None], reach: Reach
-    ) -> Score:
+    def graded_score(self, name: str, choices: Mapping[str, Choice | None], reach: Reach) -> Score:
         """Score choices of levels; bits are those traced."""
         self.install(self.graded.layers)
+        if reach is Reach.DECODE:  # what a prompt reads is not counted
+            for i in range(self.sample.windows):
+                self._prompt(i, is_source=False)
         with trace() as found:
             score = self._scored(name, 0.0, reach, choices)
-        tokens = {"decode": self.sample.continuation, "all tokens": None}[reach]
-        return Score(name, _read_bits(found, tokens, self.sample), score.divergence, score.loss)
+        return Score(name, found.read_bits, score.divergence, score.loss)
 
     def rounded_score(self, way: Rounded, reach: Reach) -> Score:
         """Score dense weights."""
@@ -223,20 +148,23 @@ class Subject:
             output = self._run(choices, row)
             hidden = output.last_hidden_state[0, prompt:-1]
         else:
-            cache = self._prompt(window, layers is not None)
+            cache = self._prompt(window, is_source=layers is not None)
             if layers is not None:
                 self.install(layers)
             output = self._run(choices, row[:, prompt:], past_key_values=cache, use_cache=True)
             hidden = output.last_hidden_state[0, :-1]
         return self.model.lm_head(hidden).log_softmax(dim=-1)
 
-    def _prompt(self, window: int, is_source: bool) -> Any:
+    def _prompt(self, window: int, *, is_source: bool) -> Any:
         """Keys and values of a prompt at the full level, of the source or of graded weights."""
+        import torch
+
         if (window, is_source) not in self._prompts:
             if is_source:
                 self.install(self.sources)
             ids = self._windows[window][:, : self.sample.prompt]
-            output = self._run(None, ids, use_cache=True)
+            with torch.no_grad():
+                output = self._run(None, ids, use_cache=True)
             self._prompts[window, is_source] = output.past_key_values
         return copy.deepcopy(self._prompts[window, is_source])
 
@@ -246,46 +174,3 @@ class Subject:
             every = choices or dict[str, Choice | None].fromkeys(graded.groups)
             graded.control.wanted = Stages(every, every)
         return self.model.base_model(input_ids=ids, **{"use_cache": False, **named})
-
-
-def _read_bits(found: Any, tokens: int | None, sample: Sample) -> float:
-    """Bits read by the tokens at few bits alone: in each window the last so many."""
-    total = read = 0.0
-    length = sample.prompt + sample.continuation
-    for layer in found.layers.values():
-        each = np.array(layer.bytes).reshape(sample.windows, length)
-        kept = each if tokens is None else each[:, -tokens:]
-        read += 8 * float(kept.sum())
-        total += kept.size * layer.weights
-    return read / total
-
-
-def ratio(top: F64, bottom: F64) -> tuple[float, float, float]:
-    """Ratio of the means of two aligned series, with a 95 % interval over blocks of tokens."""
-    one, two = _blocks(top), _blocks(bottom)
-    draws = np.random.default_rng(0).integers(0, len(one), (_RESAMPLES, len(one)))
-    low, high = np.quantile(one[draws].mean(axis=1) / two[draws].mean(axis=1), [0.025, 0.975])
-    value = float(one.mean() / two.mean())
-    return value, min(float(low), value), max(float(high), value)
-
-
-def perplexity_ratio(top: F64, bottom: F64) -> tuple[float, float, float]:
-    """Exp of the mean difference of two aligned losses, with a 95 % interval."""
-    gap = _blocks(top - bottom)
-    draws = np.random.default_rng(0).integers(0, len(gap), (_RESAMPLES, len(gap)))
-    low, high = np.quantile(np.exp(gap[draws].mean(axis=1)), [0.025, 0.975])
-    value = math.exp(float(gap.mean()))
-    return value, min(float(low), value), max(float(high), value)
-
-
-def blocks_of(tokens: int) -> int:
-    """How many independent blocks so many tokens are."""
-    return max(1, tokens // BLOCK)
-
-
-def _blocks(values: F64) -> F64:
-    whole = blocks_of(len(values)) * BLOCK
-    if len(values) < BLOCK:
-        return values
-    found: F64 = values[:whole].reshape(-1, BLOCK).mean(axis=1)
-    return found

@@ -23,7 +23,7 @@ from tidemill.systems.grinqh.kernels import F32, NativeMatrix, Selector, Threads
 from tidemill.systems.grinqh.reading import Reading, is_traced, record
 
 MOST_DECODED = 8
-"""Tokens that the kernel multiplies one by one at the top level too; more are multiplied densely."""
+"""Tokens that the kernel multiplies one by one at the top level too; more are a prompt."""
 _TILE = 4 << 20
 FIELDS = ("row_scale", "col_scale", "col_norm", "outlier_start", "outlier_rows", "outlier_values")
 
