@@ -17,7 +17,7 @@ from tidemill.systems.grinqh import SYSTEM, GrinqhConfig, baselines, quality, sp
 from tidemill.systems.grinqh.scores import Sample
 
 CONTEXT = Context(GrinqhConfig(), Budget.QUICK, Progress(), 1)
-QUALITY = quality.Scale(("tiny",), Sample(2, 16, 32, 256), (2.0, 3.0, 4.0), 1)
+QUALITY = quality.Scale("tiny", Sample(2, 16, 32, 256), (2.0, 3.0, 4.0), 1)
 RACE = speed.Scale(256, 128, 2, (2.0, 3.0, 4.0), "none", 2, "tiny", 24, 5)
 NEEDS_A_DECODER = {"decode-speed", "decode-llama", "kl-llama"}
 
@@ -35,6 +35,7 @@ def found() -> dict[str, Measurement]:
         patch.setattr(workloads, "windows", letters)
         made = [
             *quality.frontier(CONTEXT, QUALITY),
+            *quality.second(CONTEXT, QUALITY),
             *speed.products(CONTEXT, RACE),
             *speed.prefill(CONTEXT, RACE),
         ]
@@ -51,7 +52,7 @@ def test_more_bits_diverge_less_and_choices_beat_one_level(
     found: dict[str, Measurement],
 ) -> None:
     rows: Any = found["monotone"].detail["decode"]
-    scores = {row["name"]: row for row in rows["tiny"]}
+    scores = {row["name"]: row for row in rows}
     assert scores["GRINQH 4"]["kl"] < scores["GRINQH 3"]["kl"] < scores["GRINQH 2"]["kl"]
     assert scores["GRINQH 4"]["bits"] == pytest.approx(4, abs=0.1)
     assert scores["GRINQH 3"]["kl"] < scores["uniform 3"]["kl"]

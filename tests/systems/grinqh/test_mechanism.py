@@ -250,3 +250,20 @@ def test_fixed_shares_have_the_average_asked_for(bits: float) -> None:
     energy = np.random.default_rng(8).random(4000).astype(np.float32)
     levels = selection.by_proportion(energy, selection.shares_for(bits))
     assert levels.mean() == pytest.approx(bits, abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_other_choice_of_as_many_bits_errs_less(seed: int) -> None:
+    energy = np.random.default_rng(seed).standard_normal(5).astype(np.float32) ** 2
+    distortion = gaussian().distortions
+    levels = selection.by_budget(energy, 2.6)
+
+    def error(choice: tuple[int, ...]) -> float:
+        return sum(float(e) * distortion[b] for e, b in zip(energy, choice, strict=True))
+
+    best = min(
+        error(choice)
+        for choice in itertools.product((0, *LEVELS), repeat=5)
+        if sum(choice) <= levels.sum()
+    )
+    assert error(tuple(map(int, levels))) == pytest.approx(best, rel=1e-5)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ def llama_quantised(source: Path, kind: str, target: Path) -> Path:
     if (missing := llama_missing()) is not None:
         raise MissingCapability(f"llama.cpp — {missing}")
     api: Any = importlib.import_module("llama_cpp")
-    quiet = api.llama_log_callback(lambda *_: None)
+    quiet = api.llama_log_callback(_ignore)
     api.llama_log_set(quiet, None)
     settings = api.llama_model_quantize_default_params()
     settings.ftype = getattr(api, _TYPES[kind])
@@ -123,6 +124,10 @@ def llama_quantised(source: Path, kind: str, target: Path) -> Path:
     if status != 0:
         raise InputError(f"{source} — llama.cpp does not make {kind} of it (status {status}).")
     return target
+
+
+def _ignore(_level: int, _text: bytes, _data: object) -> None:
+    """Take a line of llama.cpp's log and drop it."""
 
 
 def llama_rounded(kind: str, file: Path) -> Rounded:

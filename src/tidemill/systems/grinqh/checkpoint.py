@@ -49,7 +49,7 @@ def save(
     Raises:
         InputError: ``folder`` cannot be written to.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
     arrays: Arrays = dict(rest or {})
     for name, matrix in matrices.items():
@@ -90,7 +90,7 @@ def load(folder: Path | str) -> dict[str, GradedMatrix]:
 def load_all(folder: Path | str) -> tuple[dict[str, GradedMatrix], Arrays, dict[str, Any]]:
     """What `save` wrote: matrices, the rest, and config.json; raises as `load`."""
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType]
 
     path = Path(folder)
     try:

@@ -93,13 +93,13 @@ def frontier(
     as_json: AsJson = False,
 ) -> None:
     """Bits read against KL divergence: GRINQH and every other way, on WikiText-2 test."""
-    from tidemill.systems.grinqh.quality import Scale, points
+    from tidemill.systems.grinqh.quality import points
     from tidemill.systems.grinqh.scores import Reach, Sample
     from tidemill.systems.grinqh.torch_model.scoring import Subject
 
-    scale = Scale((model,), Sample(windows, 64, tokens, 512), (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5))
-    subject = Subject(model, scale.sample)
-    found = points(_context(2), subject, Reach.DECODE, scale.frontier)
+    subject = Subject(model, Sample(windows, 64, tokens, 512))
+    bits = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5)
+    found = points(_context(2), subject, Reach.DECODE, bits)
     rows = sorted([*found.values()], key=lambda score: score.bits)
     _table([subject.full.to_json(), *(score.to_json() for score in rows)], as_json)
 

@@ -110,7 +110,7 @@ class GrinqhWeights:
     ) -> None:
         """Make native matrices of those that share an input."""
         squares = [np.square(each.col_norm.astype(np.float32)) for each in members.values()]
-        norm2: F32 = np.sum(squares, axis=0, dtype=np.float32)
+        norm2 = np.asarray(np.sum(squares, axis=0, dtype=np.float32))
         steps = np.array(ALL[1:], np.uint8), np.array(costs(), np.uint32), slopes()
         shared = self._kernels.shared_choice(dial, leads, norm2, *steps)
         for role, matrix in members.items():

@@ -48,53 +48,60 @@ class Scale:
     """How much is scored.
 
     Args:
-        models: Of the catalogue; a claim is about the one that fares worst.
-        sample: Of each.
+        model: Of the catalogue.
+        sample: Of text.
         frontier: Bits read, at which the curve has its points.
         threads: That score.
     """
 
-    models: tuple[str, ...]
+    model: str
     sample: Sample
     frontier: tuple[float, ...]
     threads: int = 2
 
 
 SCALES = {
-    Budget.QUICK: Scale(("gemma-3-270m",), Sample(2, 64, 96, 512), (1.5, 2.0, 2.5, 3.0, 4.0)),
+    Budget.QUICK: Scale("gemma-3-270m", Sample(2, 64, 96, 512), (1.5, 2.0, 2.5, 3.0, 4.0)),
     Budget.FULL: Scale(
-        ("gemma-3-270m", "qwen2.5-coder-0.5b"),
-        Sample(4, 256, 256, 1024),
-        tuple(1.5 + 0.25 * i for i in range(13)),
+        "gemma-3-270m", Sample(4, 128, 256, 1024), tuple(1.5 + 0.25 * i for i in range(13))
     ),
 }
+SECOND = Scale("qwen2.5-coder-0.5b", Sample(2, 128, 256, 1024), (2.0, 3.0, 4.0))
+"""Of the second model, at full budget."""
 Found = dict[str, Score]
 
 
 def frontier(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
-    """Every claim about quality, one model after the other; the worst of each is the figure."""
+    """The claims about quality on the model with the cleanest source."""
+    scale = scale or SCALES[context.budget]
+    full, decode, every = _found(context, scale)
+    detail = _detail(full, decode, every)
+    yield from _all_beat_fixed("", scale.model, decode, every, detail)
+    yield _two_bits("two-bits", scale.model, decode, full, detail)
+    three = min((decode["uniform 3"], decode["RTN 3"]), key=lambda score: score.kl)
+    yield _compared("two-over-three", scale.model, decode["GRINQH 2"], three, detail)
+    yield _monotone(decode, scale, detail)
+    yield _dominated(decode, detail)
+
+
+def second(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
+    """Those that are asked of another model too."""
+    scale = scale or SECOND
+    full, decode, every = _found(context, scale)
+    detail = _detail(full, decode, every)
+    yield from _all_beat_fixed("second-", scale.model, decode, every, detail)
+    yield _two_bits("second-two-bits", scale.model, decode, full, detail)
+
+
+def _found(context: Context, scale: Scale) -> tuple[Score, Found, Found]:
     from tidemill.systems.grinqh.torch_model.scoring import Subject
 
-    scale = scale or SCALES[context.budget]
-    decode: dict[str, Found] = {}
-    every: dict[str, Found] = {}
-    full: dict[str, Score] = {}
-    for name in scale.models:
-        context.progress.stage(f"load {name} and calibrate on train")
-        subject = Subject(name, scale.sample, scale.threads)
-        full[name] = subject.full
-        bits = sorted({*scale.frontier, 2.0, 3.0, 4.0})
-        decode[name] = points(context, subject, Reach.DECODE, bits)
-        every[name] = points(context, subject, Reach.ALL, (3.0, 4.0))
-        del subject
-    detail = _detail(full, decode, every)
-    for bits in (3.0, 4.0):
-        for reach, found in (("decode", decode), ("all", every)):
-            yield _beats_fixed(f"kl-{bits:g}-{reach}", bits, found, detail)
-    yield _two_bits(decode, full, detail)
-    yield _two_over_three(decode, detail)
-    yield _monotone(decode, scale.frontier, detail)
-    yield _dominated(decode, detail)
+    context.progress.stage(f"load {scale.model} and calibrate on train")
+    subject = Subject(scale.model, scale.sample, scale.threads)
+    bits = sorted({*scale.frontier, 2.0, 3.0, 4.0})
+    decode = points(context, subject, Reach.DECODE, bits)
+    every = points(context, subject, Reach.ALL, (3.0, 4.0))
+    return subject.full, decode, every
 
 
 def points(
@@ -134,27 +141,17 @@ def _tell(context: Context, score: Score, done: int, total: int) -> None:
     )
 
 
-def _detail(
-    full: dict[str, Score], decode: dict[str, Found], every: dict[str, Found]
-) -> dict[str, Json]:
+def _detail(full: Score, decode: Found, every: Found) -> dict[str, Json]:
     return {
-        "full": {name: score.to_json() for name, score in full.items()},
-        **{
-            reach: {
-                name: [score.to_json() for score in scores.values()]
-                for name, scores in found.items()
-            }
-            for reach, found in (("decode", decode), ("all tokens", every))
-        },
+        "full": full.to_json(),
+        "decode": [score.to_json() for score in decode.values()],
+        "all tokens": [score.to_json() for score in every.values()],
     }
 
 
 def _compared(
-    claim: str, pairs: dict[str, tuple[Score, Score]], detail: dict[str, Json]
+    claim: str, model: str, ours: Score, other: Score, detail: dict[str, Json]
 ) -> Measurement:
-    """The ratio of divergences on the model where it is highest."""
-    worst = max(pairs, key=lambda name: pairs[name][0].kl / pairs[name][1].kl)
-    ours, other = pairs[worst]
     value, low, high = ratio(ours.divergence, other.divergence)
     return Measurement(
         claim=claim,
@@ -162,82 +159,65 @@ def _compared(
         low=low,
         high=high,
         repeats=blocks_of(len(ours.divergence)),
-        subject=f"{ours.name} on {worst}: KL {figure(ours.kl)}, {ours.bits:.2f} bits",
+        subject=f"{ours.name} on {model}: KL {figure(ours.kl)}, {ours.bits:.2f} bits",
         baseline=f"{other.name}: KL {figure(other.kl)}, {other.bits:.2f} bits",
         detail=detail,
     )
 
 
-def _beats_fixed(
-    claim: str, bits: float, found: dict[str, Found], detail: dict[str, Json]
-) -> Measurement:
-    pairs: dict[str, tuple[Score, Score]] = {}
-    for name, scores in found.items():
-        ours = scores[f"GRINQH {bits:g}"]
-        rivals = [
-            score
-            for score in scores.values()
-            if score.name.startswith(FIXED) and ours.bits <= score.bits <= bits + COMPARABLE
-        ]
-        pairs[name] = ours, min(rivals, key=lambda score: score.kl)
-    return _compared(claim, pairs, detail)
+def _all_beat_fixed(
+    prefix: str, model: str, decode: Found, every: Found, detail: dict[str, Json]
+) -> Iterator[Measurement]:
+    """Against the best fixed way of as many bits, or a little more."""
+    for bits in (3.0, 4.0):
+        for reach, scores in ((Reach.DECODE, decode), (Reach.ALL, every)):
+            ours = scores[f"GRINQH {bits:g}"]
+            rivals = [
+                score
+                for score in scores.values()
+                if score.name.startswith(FIXED) and ours.bits <= score.bits <= bits + COMPARABLE
+            ]
+            best = min(rivals, key=lambda score: score.kl)
+            claim = f"{prefix}kl-{bits:g}-{reach.name.lower()}"
+            yield _compared(claim, model, ours, best, detail)
 
 
 def _two_bits(
-    found: dict[str, Found], full: dict[str, Score], detail: dict[str, Json]
+    claim: str, model: str, found: Found, full: Score, detail: dict[str, Json]
 ) -> Measurement:
-    ours = {name: scores["GRINQH 2"] for name, scores in found.items()}
-    worst = max(ours, key=lambda name: ours[name].perplexity / full[name].perplexity)
-    value, low, high = perplexity_ratio(ours[worst].loss, full[worst].loss)
-    rounded, static = (found[worst][name] for name in ("RTN 2", "static 2"))
+    ours, rounded, static = (found[name] for name in ("GRINQH 2", "RTN 2", "static 2"))
+    value, low, high = perplexity_ratio(ours.loss, full.loss)
     return Measurement(
-        claim="two-bits",
+        claim=claim,
         value=value,
         low=low,
         high=high,
-        repeats=blocks_of(len(ours[worst].loss)),
-        subject=f"GRINQH 2 on {worst}: perplexity {figure(ours[worst].perplexity)}",
-        baseline=f"source: {figure(full[worst].perplexity)}; RTN {figure(rounded.perplexity)}, "
+        repeats=blocks_of(len(ours.loss)),
+        subject=f"GRINQH 2 on {model}: perplexity {figure(ours.perplexity)}",
+        baseline=f"source: {figure(full.perplexity)}; RTN {figure(rounded.perplexity)}, "
         f"static {figure(static.perplexity)} at 2 bits of codes",
         detail=detail,
     )
 
 
-def _two_over_three(found: dict[str, Found], detail: dict[str, Json]) -> Measurement:
-    pairs = {
-        name: (
-            scores["GRINQH 2"],
-            min((scores["uniform 3"], scores["RTN 3"]), key=lambda score: score.kl),
-        )
-        for name, scores in found.items()
-    }
-    return _compared("two-over-three", pairs, detail)
+def _monotone(found: Found, scale: Scale, detail: dict[str, Json]) -> Measurement:
+    curve = [found[f"GRINQH {bits:g}"].kl for bits in scale.frontier]
+    rises = sum(after >= before for before, after in pairwise(curve))
+    text = f"{len(curve)} points on {scale.model}, one stored copy"
+    return _count("monotone", rises, text, detail)
 
 
-def _monotone(
-    found: dict[str, Found], points: tuple[float, ...], detail: dict[str, Json]
-) -> Measurement:
-    rises = 0
-    for scores in found.values():
-        curve = [scores[f"GRINQH {bits:g}"].kl for bits in points]
-        rises += sum(after >= before for before, after in pairwise(curve))
-    return _count(
-        "monotone", rises, f"{len(points)} points on {len(found)} models, one stored copy", detail
-    )
-
-
-def _dominated(found: dict[str, Found], detail: dict[str, Json]) -> Measurement:
+def _dominated(found: Found, detail: dict[str, Json]) -> Measurement:
     """Baselines that no point of the curve beats in bits and divergence both."""
+    ours = [score for score in found.values() if score.name.startswith("GRINQH")]
+    low, high = min(score.bits for score in ours), max(score.bits for score in ours)
     beyond: list[str] = []
-    for name, scores in found.items():
-        ours = [score for score in scores.values() if score.name.startswith("GRINQH")]
-        low, high = min(score.bits for score in ours), max(score.bits for score in ours)
-        for score in scores.values():
-            if not score.name.startswith((*FIXED, "skip")) or not low <= score.bits <= high + 0.5:
-                continue
-            below = [each for each in ours if each.bits <= score.bits + 0.01]
-            if not below or min(each.kl for each in below) > score.kl:
-                beyond.append(f"{score.name} on {name}")
+    for score in found.values():
+        if not score.name.startswith((*FIXED, "skip")) or not low <= score.bits <= high + 0.5:
+            continue
+        below = [each.kl for each in ours if each.bits <= score.bits + 0.01]
+        if not below or min(below) > score.kl:
+            beyond.append(score.name)
     text = ", ".join(beyond) or "none"
     return _count("pareto", len(beyond), f"baselines beyond the curve: {text}", detail)
 
@@ -258,24 +238,22 @@ def llama(context: Context, scale: Scale | None = None) -> Iterator[Measurement]
     """GRINQH at 3 bits read against what llama.cpp itself makes of the same file."""
     from tidemill.systems.grinqh.torch_model.scoring import Subject
 
-    scale = scale or SCALES[context.budget]
-    name = scale.models[-1]
-    context.progress.stage(f"load {name} and calibrate on train")
-    subject = Subject(name, scale.sample, scale.threads)
+    full = context.budget is Budget.FULL
+    scale = scale or (SECOND if full else SCALES[context.budget])
+    context.progress.stage(f"load {scale.model} and calibrate on train")
+    subject = Subject(scale.model, scale.sample, scale.threads)
     ours = subject.graded_score("GRINQH 3", subject.choices(subject.code_bits(3)), Reach.ALL)
     found: Found = {}
     with tempfile.TemporaryDirectory(prefix="tidemill-") as folder:
         for kind in ("Q2_K", "Q3_K_M"):
             context.progress.stage(f"let llama.cpp make {kind} of it")
-            file = llama_quantised(ModelStore().pull(name), kind, Path(folder) / f"{kind}.gguf")
-            way = llama_rounded(kind, file)
-            found[kind] = subject.rounded_score(way, Reach.ALL)
+            source = ModelStore().pull(scale.model)
+            file = llama_quantised(source, kind, Path(folder) / f"{kind}.gguf")
+            found[kind] = subject.rounded_score(llama_rounded(kind, file), Reach.ALL)
             file.unlink()
-    detail: dict[str, Json] = {
-        "scores": [score.to_json() for score in (subject.full, ours, *found.values())]
-    }
     rivals = [score for score in found.values() if score.bits >= ours.bits]
     if not rivals:
         raise ClaimError(f"llama.cpp — its files take fewer bits than {ours.bits:.2f}.")
     best = min(rivals, key=lambda score: score.kl)
-    yield _compared("kl-llama", {name: (ours, best)}, detail)
+    scores = [score.to_json() for score in (subject.full, ours, *found.values())]
+    yield _compared("kl-llama", scale.model, ours, best, {"scores": scores})

@@ -17,7 +17,7 @@ from torch import nn
 
 from tidemill.errors import InputError
 from tidemill.systems.grinqh.choice import Choice
-from tidemill.systems.grinqh.codebook import U8, Codebook
+from tidemill.systems.grinqh.codebook import U8
 from tidemill.systems.grinqh.graded_matrix import GROUP, GradedMatrix
 from tidemill.systems.grinqh.kernels import F32, NativeMatrix, Selector, Threads
 from tidemill.systems.grinqh.reading import Reading, is_traced, record
@@ -140,7 +140,7 @@ class GrinqhLinear(nn.Module):
             rows=self.out_features,
             cols=self.in_features,
             planes=planes,
-            codebook=cast("Codebook", self.codebook),
+            codebook=self.codebook,
             **{each: cast("Any", buffers[each]) for each in FIELDS},
         )
 

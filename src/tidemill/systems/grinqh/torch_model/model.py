@@ -352,4 +352,4 @@ def _norm2(
     if calibration is not None and name in calibration.groups:
         return calibration.groups[name].norm2
     squares = [np.square(matrices[each].col_norm.astype(np.float32)) for each in members]
-    return np.sum(squares, axis=0, dtype=np.float32)
+    return np.asarray(np.sum(squares, axis=0, dtype=np.float32))

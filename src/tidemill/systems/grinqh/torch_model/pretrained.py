@@ -83,7 +83,7 @@ def from_pretrained(
         made = _filled(model, matrices, arrays, about, threads)
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptFile(f"{folder} — {error}; quantise the model again.") from error
-    model.grinqh = made
+    object.__setattr__(model, "grinqh", made)
     return model.eval()
 
 
@@ -113,7 +113,7 @@ def _filled(
     known: dict[str, GroupStatistics] = {}
     for name, members in groups.items():
         fields = {each: arrays.pop(f"{_PREFIX}{name}.{each}", None) for each in _STATISTICS}
-        group = Group(name, fields["norm2"], ladder, control.threads)
+        group = Group(name, cast("Any", fields["norm2"]), ladder, control.threads)
         for member in members:
             bias = arrays.pop(f"{member}.bias", None)
             layers[member] = GrinqhLinear(
