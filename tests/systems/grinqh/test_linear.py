@@ -193,6 +193,30 @@ def test_a_saved_model_is_the_same_model(make: Any, tmp_path: Path) -> None:
         from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_transformers_loads_a_saved_model_itself(tmp_path: Path, dtype: Any) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from tidemill.systems import grinqh
+
+    model = gemma()
+    made = grinqh.quantize(model, calib=ids(), threads=1)
+    made.set_bits(decode=2.5, prefill=3)
+    expected = perplexity_like(model, ids())
+    model.save_pretrained(tmp_path)
+    grinqh.register()
+    grinqh.register()
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype)
+    again.set_bits(decode=2.5, prefill=3)
+    found = perplexity_like(again, ids())
+    if dtype is torch.float32:
+        assert torch.equal(found, expected)
+    for name, layer in made.layers.items():
+        stored = again.grinqh.layers[name].matrix
+        assert stored.row_scale.dtype == np.float16
+        assert (stored.row_scale == layer.matrix.row_scale).all()
+
+
 def test_levels_above_the_top_are_not_stored(model) -> None:
     from tidemill.systems.grinqh.torch_model.model import quantize
 

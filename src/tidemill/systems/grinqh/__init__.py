@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tidemill.systems.grinqh.plug import GrinqhWeights
     from tidemill.systems.grinqh.torch_model.model import GrinqhModel, quantize
     from tidemill.systems.grinqh.torch_model.pretrained import from_pretrained
+    from tidemill.systems.grinqh.torch_model.quantizer import register
 
 __all__ = [
     "LEVELS",
@@ -49,6 +50,7 @@ __all__ = [
     "Trace",
     "from_pretrained",
     "quantize",
+    "register",
     "trace",
 ]
 
@@ -63,6 +65,10 @@ def __getattr__(name: str) -> Any:
         from tidemill.systems.grinqh.plug import GrinqhWeights
 
         return GrinqhWeights
+    if name == "register":
+        from tidemill.systems.grinqh.torch_model.quantizer import register
+
+        return register
     if name == "from_pretrained":
         from tidemill.systems.grinqh.torch_model.pretrained import from_pretrained
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from tidemill.systems.grinqh.checkpoint import KEY, Arrays
 from tidemill.systems.grinqh.graded_matrix import GradedMatrix
 from tidemill.systems.grinqh.kernels import Threads
 from tidemill.systems.grinqh.torch_model.linear import Control, GrinqhLinear, Group, Stages
-from tidemill.systems.grinqh.torch_model.model import GrinqhModel
+from tidemill.systems.grinqh.torch_model.model import GrinqhModel, replaced
 
 _STATISTICS = ("norm2", "energy", "histogram")
 _PREFIX = "grinqh."
@@ -80,7 +81,9 @@ def from_pretrained(
     about = cast("dict[str, Any]", config.pop(KEY))
     model = _empty(config, folder) if into is None else into
     try:
-        made = _filled(model, matrices, arrays, about, threads)
+        placed = place(model, matrices, arrays, about, threads)
+        _load_rest(model, arrays, placed.layers)
+        made = placed.finished(model, about)
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptFile(f"{folder} — {error}; quantise the model again.") from error
     object.__setattr__(model, "grinqh", made)
@@ -99,45 +102,55 @@ def _empty(config: dict[str, Any], folder: Path | str) -> Any:
     return kind(transformers.AutoConfig.for_model(**config))
 
 
-def _filled(
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Graded layers that stand in a model, and what was calibrated."""
+
+    layers: dict[str, GrinqhLinear]
+    known: dict[str, GroupStatistics]
+
+    def finished(self, model: nn.Module, about: dict[str, Any]) -> GrinqhModel:
+        """The `GrinqhModel` once everything else is loaded too."""
+        tokens = int(about["calibration_tokens"])
+        return GrinqhModel(
+            model,
+            self.layers,
+            skipped=about["skipped"],
+            calibration=Calibration(self.known, tokens) if tokens else None,
+            source_sha256=about["source_sha256"],
+            head=about["head"],
+        )
+
+
+def place(
     model: nn.Module,
     matrices: dict[str, GradedMatrix],
     arrays: Arrays,
     about: dict[str, Any],
-    threads: int | None,
-) -> GrinqhModel:
+    threads: int | None = None,
+) -> Placed:
+    """Put graded layers into ``model``; what they are made of is taken out of ``arrays``."""
     ladder = tuple(about["levels"])
     control = Control(Threads(threads or torch.get_num_threads()), Stages({}, {}))
-    layers: dict[str, GrinqhLinear] = {}
+    placed = Placed({}, {})
     groups: dict[str, list[str]] = about["groups"]
-    known: dict[str, GroupStatistics] = {}
     for name, members in groups.items():
         fields = {each: arrays.pop(f"{_PREFIX}{name}.{each}", None) for each in _STATISTICS}
         group = Group(name, cast("Any", fields["norm2"]), ladder, control.threads)
-        for member in members:
-            bias = arrays.pop(f"{member}.bias", None)
-            layers[member] = GrinqhLinear(
-                matrices[member],
-                bias=None if bias is None else nn.Parameter(torch.from_numpy(bias), False),
-                name=member,
-                group=group,
-                control=control,
-            )
-            _replaceable(model, member, matrices[member])
-            model.set_submodule(member, layers[member])
+        biases = {member: _parameter(arrays.pop(f"{member}.bias", None)) for member in members}
+        made = {member: (matrices[member], biases[member]) for member in members}
+        for layer in replaced(made, group, control):
+            _replaceable(model, layer.name, matrices[layer.name])
+            model.set_submodule(layer.name, layer)
+            placed.layers[layer.name] = layer
         if fields["histogram"] is not None:
             rows = sum(matrices[member].rows for member in members)
-            known[name] = GroupStatistics(rows, **cast("Any", fields))
-    _load_rest(model, arrays, layers)
-    tokens = int(about["calibration_tokens"])
-    return GrinqhModel(
-        model,
-        layers,
-        skipped=about["skipped"],
-        calibration=Calibration(known, tokens) if tokens else None,
-        source_sha256=about["source_sha256"],
-        head=about["head"],
-    )
+            placed.known[name] = GroupStatistics(rows, **cast("Any", fields))
+    return placed
+
+
+def _parameter(array: np.ndarray[Any, Any] | None) -> Any:
+    return None if array is None else nn.Parameter(torch.from_numpy(array), requires_grad=False)
 
 
 def _replaceable(model: nn.Module, name: str, matrix: GradedMatrix) -> None:
