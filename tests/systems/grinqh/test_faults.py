@@ -40,7 +40,7 @@ def test_a_setting_that_cannot_be_names_field_and_range(change: dict, names: str
 
 
 def test_a_matrix_of_nothing_but_outliers_is_refused_and_named() -> None:
-    weight = np.random.default_rng(0).standard_cauchy((200, 200)).astype(np.float32)
+    weight = (np.random.default_rng(0).random((200, 200)) < 0.1).astype(np.float32)
     with pytest.raises(InputError, match=r"layers\.3\.up — .*beyond"):
         GradedMatrix.quantise(weight, "layers.3.up", outlier=2.0)
 
@@ -50,8 +50,8 @@ def test_one_enormous_weight_does_not_spoil_the_others() -> None:
     weight[17, 5] = 1e4
     found = GradedMatrix.quantise(weight).dequantise()
     assert found[17, 5] == pytest.approx(1e4, rel=1e-3)
-    others = np.delete(np.delete(found - weight, 17, 0), 5, 1)
-    assert np.linalg.norm(others) < 0.04 * np.linalg.norm(weight[:17])
+    others = np.delete(np.delete(np.stack([found - weight, weight]), 17, 1), 5, 2)
+    assert np.linalg.norm(others[0]) < 0.03 * np.linalg.norm(others[1])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -1,5 +1,5 @@
-// A matrix in nested bit-planes, column by column, and what a decoding step does with it: add up the
-// columns, each read at its own level, touching no more than the planes of that level.
+// A matrix in nested bit-planes, column by column, and what a decoding step does with it: add up
+// the columns, each read at its own level, touching no more than the planes of that level.
 #pragma once
 
 #include <array>

@@ -134,8 +134,7 @@ void GradedLinear::multiply_dense(size_t begin, size_t end, const models::Activa
       matrix_->dequantise(top_, column, column + count, group, group + 1, weights.data(), kGroup);
       for (size_t i = 0; i < tokens; i += kTogether) {
         const float* at[kTogether];
-        for (size_t t = 0; t < kTogether; ++t)
-          at[t] = x.row(std::min(i + t, tokens - 1)) + column;
+        for (size_t t = 0; t < kTogether; ++t) at[t] = x.row(std::min(i + t, tokens - 1)) + column;
         add_products<kTogether>(at, count, weights.data(), sums.data() + i * kGroup);
       }
     }

@@ -107,7 +107,8 @@ void dequantise(const Matrix& self, unsigned level, size_t begin, size_t end, Ou
                 Threads& threads) {
   require(level < 8 && self.has(static_cast<uint8_t>(level)), "level must be stored");
   require(begin <= end && end <= self.groups(), "groups must exist");
-  const size_t outputs = std::min(end * kGroup, self.rows()) - std::min(begin * kGroup, self.rows());
+  const size_t outputs =
+      std::min(end * kGroup, self.rows()) - std::min(begin * kGroup, self.rows());
   require(out.shape(0) == self.cols() && out.shape(1) == outputs, "out: columns by outputs");
   const nb::gil_scoped_release release;
   constexpr size_t kTile = 16;
@@ -151,8 +152,8 @@ void check_selection(const Selector& self, const Rows<float>& x, size_t block,
 }
 
 std::shared_ptr<Shared> make_shared_choice(const std::shared_ptr<Dial>& dial, bool leads,
-                                           In<float> norm2, In<uint8_t> levels,
-                                           In<uint32_t> costs, In<float> slopes) {
+                                           In<float> norm2, In<uint8_t> levels, In<uint32_t> costs,
+                                           In<float> slopes) {
   require(norm2.size() > 0, "norms: of at least one channel");
   std::vector<Step> steps = steps_of(levels, costs, slopes);
   return std::make_shared<Shared>(dial, leads, norm2.data(), norm2.size(), std::move(steps));
@@ -188,8 +189,8 @@ bool within(const Selector& self, Rows<float> x, size_t budget, size_t block,
   });
 }
 
-bool above(const Selector& self, Rows<float> x, float water, size_t block,
-           OutRows<uint8_t> levels, Threads& threads) {
+bool above(const Selector& self, Rows<float> x, float water, size_t block, OutRows<uint8_t> levels,
+           Threads& threads) {
   check_selection(self, x, block, levels);
   const nb::gil_scoped_release release;
   return each_token(self, x, levels, threads, [&](const float* row, uint8_t* chosen) {
@@ -209,8 +210,7 @@ void register_grinqh(nb::module_& m) {
            "outlier_start"_a, "outlier_rows"_a, "outlier_values"_a, "values"_a)
       .def("apply", &multiply, "x"_a, "levels"_a, "y"_a, "threads"_a)
       .def("plane", &plane, "index"_a)
-      .def("dequantise", &dequantise, "level"_a, "begin"_a, "end"_a, "out"_a,
-           "threads"_a);
+      .def("dequantise", &dequantise, "level"_a, "begin"_a, "end"_a, "out"_a, "threads"_a);
   nb::class_<Dial>(m, "Dial")
       .def(nb::init<>())
       .def_prop_rw(
@@ -223,8 +223,8 @@ void register_grinqh(nb::module_& m) {
             dial.block = block;
           });
   nb::class_<Shared>(m, "Shared");
-  m.def("shared_choice", &make_shared_choice, "dial"_a, "leads"_a, "norm2"_a, "levels"_a,
-        "costs"_a, "slopes"_a);
+  m.def("shared_choice", &make_shared_choice, "dial"_a, "leads"_a, "norm2"_a, "levels"_a, "costs"_a,
+        "slopes"_a);
   m.def("graded_linear", &make_linear, "matrix"_a, "shared"_a, "dial"_a, "top"_a);
   nb::class_<Selector>(m, "Selector")
       .def("__init__", &make_selector, "norm2"_a, "levels"_a, "costs"_a, "slopes"_a)

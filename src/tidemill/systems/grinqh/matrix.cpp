@@ -139,7 +139,8 @@ void Matrix::columns(const Sorted& sorted, size_t begin, size_t end, float* y) c
     for (size_t start = 0; start < count; start += kChunk) {
       const size_t stop = std::min(start + kChunk, count);
       float largest = 0;
-      for (size_t i = start; i < stop; ++i) largest = std::max(largest, std::fabs(sorted.x[list[i]]));
+      for (size_t i = start; i < stop; ++i)
+        largest = std::max(largest, std::fabs(sorted.x[list[i]]));
       if (!(largest > 0)) continue;
       const float to_integer = 32512.0f / largest;
       for (size_t i = start; i < stop; i += 4) {
@@ -173,8 +174,8 @@ void Matrix::outliers(const Sorted& sorted, size_t begin, size_t end, float* y) 
 }
 
 template <class Row>
-void Matrix::outliers_of(const Sorted& sorted, const std::vector<Row>& rows, size_t first, size_t last,
-                         float* y) const {
+void Matrix::outliers_of(const Sorted& sorted, const std::vector<Row>& rows, size_t first,
+                         size_t last, float* y) const {
   const bool is_whole = first == 0 && last == rows_;
   for (size_t level = 0; level < kPlanes; ++level) {
     const Table& table = tables_[level];

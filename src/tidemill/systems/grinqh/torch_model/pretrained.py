@@ -24,7 +24,6 @@ from tidemill.systems.grinqh.torch_model.linear import Control, GrinqhLinear, Gr
 from tidemill.systems.grinqh.torch_model.model import GrinqhModel, replaced
 
 _STATISTICS = ("norm2", "energy", "histogram")
-_PREFIX = "grinqh."
 
 
 def save(made: GrinqhModel, folder: Path | str, tokenizer: Any = None) -> None:
@@ -35,10 +34,10 @@ def save(made: GrinqhModel, folder: Path | str, tokenizer: Any = None) -> None:
         for name, tensor in made.model.state_dict().items()
         if not name.startswith(inside) or name.endswith(".bias")
     }
-    rest |= {f"{_PREFIX}{name}.norm2": group.norm2 for name, group in made.groups.items()}
+    rest |= {f"{name}.norm2": group.norm2 for name, group in made.groups.items()}
     known = made.calibration.groups if made.calibration else {}
     for name, each in known.items():
-        rest |= {f"{_PREFIX}{name}.{field}": getattr(each, field) for field in _STATISTICS}
+        rest |= {f"{name}.{field}": getattr(each, field) for field in _STATISTICS}
     about = {
         "levels": list(made.ladder),
         "source_sha256": made.source_sha256,
@@ -135,11 +134,14 @@ def place(
     placed = Placed({}, {})
     groups: dict[str, list[str]] = about["groups"]
     for name, members in groups.items():
-        fields = {each: arrays.pop(f"{_PREFIX}{name}.{each}", None) for each in _STATISTICS}
+        fields = {each: arrays.pop(f"{name}.{each}", None) for each in _STATISTICS}
         group = Group(name, cast("Any", fields["norm2"]), ladder, control.threads)
         biases = {member: _parameter(arrays.pop(f"{member}.bias", None)) for member in members}
         made = {member: (matrices[member], biases[member]) for member in members}
         for layer in replaced(made, group, control):
+            for each, array in fields.items():
+                if layer.name == name and array is not None:  # as the file has them
+                    layer.register_buffer(each, torch.from_numpy(array))
             _replaceable(model, layer.name, matrices[layer.name])
             model.set_submodule(layer.name, layer)
             placed.layers[layer.name] = layer

@@ -62,7 +62,6 @@ class GrinqhQuantizer(HfQuantizer):
         self._buffers = {
             name: dict(layer.named_buffers()) for name, layer in self._placed.layers.items()
         }
-        model._keys_to_ignore_on_load_unexpected = [r"^grinqh\."]
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         """Scales that were cast to the model's type are put back as they were stored."""
