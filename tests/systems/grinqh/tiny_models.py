@@ -18,12 +18,12 @@ def llama() -> Any:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=256,
-        hidden_size=64,
-        intermediate_size=160,
+        hidden_size=256,
+        intermediate_size=512,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        initializer_range=0.2,
+        initializer_range=0.1,
     )
     return LlamaForCausalLM(config).eval().requires_grad_(requires_grad=False)
 

@@ -53,7 +53,7 @@ class GroupStatistics:
         for cost, slope in zip(costs(levels), slopes(levels), strict=True):
             at = (math.log2(max(water, _TINY) / float(slope)) - LOWEST) * PER_OCTAVE
             found += cost * float(1.0 - np.interp(at, np.arange(BINS + 1), below))
-        return found
+        return min(max(found, 0.0), float(levels[-1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +82,7 @@ class Calibration:
     def budgets(self, bits: float, levels: tuple[int, ...] = ALL) -> dict[str, float]:
         """The bits that each group reads on average under that λ."""
         waters = self.waters(bits, levels)
-        return {
-            name: min(each.average_bits(waters[name], levels), levels[-1])
-            for name, each in self.groups.items()
-        }
+        return {name: each.average_bits(waters[name], levels) for name, each in self.groups.items()}
 
     def _average(self, rate: float, levels: tuple[int, ...]) -> float:
         sizes = [each.rows * len(each.norm2) for each in self.groups.values()]

@@ -2,6 +2,9 @@
 #include "gemv.hpp"
 
 #include <algorithm>
+#include <cmath>
+
+#include "../../models/layout.hpp"
 
 #ifdef __AVX2__
 #include <immintrin.h>
@@ -191,6 +194,20 @@ void make_products(const Table& table, size_t planes, int16_t x, int8_t* product
 }
 
 #endif
+
+void corrections(const uint16_t* values, const Table& table, float x, float* added) {
+#ifdef __AVX2__
+  const __m256 value = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
+  const __m256 edge =
+      _mm256_blendv_ps(_mm256_set1_ps(table.high), _mm256_set1_ps(table.low), value);
+  _mm256_storeu_ps(added, _mm256_mul_ps(_mm256_set1_ps(x), _mm256_sub_ps(value, edge)));
+#else
+  for (size_t k = 0; k < 8; ++k) {
+    const float value = models::half_to_float(values[k]);
+    added[k] = x * (value - (std::signbit(value) ? table.low : table.high));
+  }
+#endif
+}
 
 void decode_half(const Half& half, const Table& table, const float* scale, float by, float* out) {
   uint8_t codes[kHalf];

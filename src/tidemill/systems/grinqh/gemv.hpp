@@ -107,6 +107,9 @@ void add_quad(size_t planes, const Quad& quad, size_t halves, int16_t* sums);
 // y += scale * sums, and sums = 0.
 void flush(size_t halves, float scale, int16_t* sums, float* y);
 
+// added[k] = x times what fp16 value k has beyond the last code on its side, for eight of them.
+void corrections(const uint16_t* values, const Table& table, float x, float* added);
+
 // One half of a group, counted from the group that pointers into the planes stand at.
 struct Half {
   std::array<const uint8_t*, kPlanes> column;

@@ -42,6 +42,7 @@ Matrix::Matrix(const Parts& parts)
       outlier_values_(parts.outlier_values, parts.outlier_values + parts.outlier_start[cols_]),
       outlier_start_(parts.outlier_start, parts.outlier_start + cols_ + 1) {
   row_scale_.resize(groups_ * kGroup);
+  outlier_values_.resize(outlier_values_.size() + 8);  // they are read eight at a time
   const uint32_t *first = parts.outlier_rows, *last = first + outlier_start_[cols_];
   if (rows_ <= 65536) {
     short_rows_.assign(first, last);
@@ -83,7 +84,7 @@ size_t Matrix::bytes() const {
   size_t bytes = 2 * rows_ + (2 + 2 + 4) * cols_;  // scales and norms are fp16 on disk
   for (size_t plane = 0; plane < kPlanes; ++plane)
     if (planes_[plane]) bytes += cols_ * plane_bytes(plane, rows_);
-  return bytes + outlier_values_.size() * (long_rows_.empty() ? 4 : 6);
+  return bytes + size_t{outlier_start_[cols_]} * (long_rows_.empty() ? 4 : 6);
 }
 
 size_t Matrix::halves(size_t begin, size_t end) const {
@@ -181,16 +182,18 @@ void Matrix::outliers_of(const Sorted& sorted, const std::vector<Row>& rows, siz
     const Table& table = tables_[level];
     for (size_t n = 0; n < sorted.count[level]; ++n) {
       const uint32_t j = sorted.list[level][n];
-      const float x = sorted.x[j];
-      size_t i = outlier_start_[j];
-      const size_t end = outlier_start_[j + 1];
-      if (!is_whole)
-        i = static_cast<size_t>(std::lower_bound(rows.begin() + i, rows.begin() + end, first) -
-                                rows.begin());
-      for (; i < end && rows[i] < last; ++i) {
-        const float value = models::half_to_float(outlier_values_[i]);
-        // its code is the last one on its side
-        y[rows[i] - first] += x * (value - (value > 0 ? table.high : table.low));
+      const Row* at = rows.data() + outlier_start_[j];
+      const Row* end = rows.data() + outlier_start_[j + 1];
+      if (!is_whole) {
+        at = std::lower_bound(at, end, static_cast<Row>(first));
+        end = last == rows_ ? end : std::lower_bound(at, end, static_cast<Row>(last));
+      }
+      const uint16_t* value = outlier_values_.data() + (at - rows.data());
+      for (; at < end; at += 8, value += 8) {
+        float added[8];
+        corrections(value, table, sorted.x[j], added);
+        const auto count = std::min<size_t>(8, static_cast<size_t>(end - at));
+        for (size_t k = 0; k < count; ++k) y[at[k] - first] += added[k];
       }
     }
   }

@@ -172,12 +172,15 @@ def _all_beat_fixed(
     for bits in (3.0, 4.0):
         for reach, scores in ((Reach.DECODE, decode), (Reach.ALL, every)):
             ours = scores[f"GRINQH {bits:g}"]
-            rivals = [
+            above = [
                 score
                 for score in scores.values()
-                if score.name.startswith(FIXED) and ours.bits <= score.bits <= bits + COMPARABLE
+                if score.name.startswith(FIXED) and score.bits >= ours.bits
             ]
-            best = min(rivals, key=lambda score: score.kl)
+            if not above:
+                raise ClaimError(f"{ours.name} — no fixed way has {ours.bits:.2f} bits or more.")
+            most = max(bits + COMPARABLE, min(score.bits for score in above))
+            best = min((s for s in above if s.bits <= most), key=lambda score: score.kl)
             claim = f"{prefix}kl-{bits:g}-{reach.name.lower()}"
             yield _compared(claim, model, ours, best, detail)
 

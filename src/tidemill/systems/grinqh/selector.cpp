@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace tidemill::grinqh {
 
@@ -28,15 +29,25 @@ void take_above(const std::vector<float>& energy, float slope, float water,
 }  // namespace
 
 bool Selector::pool(const float* x, size_t block, std::vector<float>& energy) const {
+  constexpr size_t kLanes = 8;
   energy.resize(channels() / block);
-  float total = 0;
-  for (size_t j = 0; j < energy.size(); ++j) {
-    float sum = 0;
-    for (size_t i = j * block; i < (j + 1) * block; ++i) sum += x[i] * x[i] * norm2_[i];
-    energy[j] = sum / static_cast<float>(block);
-    total += energy[j];
+  if (block == 1) {
+    for (size_t j = 0; j < energy.size(); ++j) energy[j] = x[j] * x[j] * norm2_[j];
+  } else {
+    for (size_t j = 0; j < energy.size(); ++j) {
+      float sum = 0;
+      for (size_t i = j * block; i < (j + 1) * block; ++i) sum += x[i] * x[i] * norm2_[i];
+      energy[j] = sum / static_cast<float>(block);
+    }
   }
-  return std::isfinite(total);
+  float total[kLanes] = {};  // of lanes, so that the compiler adds them in one register
+  size_t j = 0;
+  for (; j + kLanes <= energy.size(); j += kLanes)
+    for (size_t k = 0; k < kLanes; ++k) total[k] += energy[j + k];
+  for (; j < energy.size(); ++j) total[0] += energy[j];
+  bool is_finite = true;
+  for (const float each : total) is_finite &= std::isfinite(each);
+  return is_finite;
 }
 
 size_t Selector::cost_above(const std::vector<float>& energy, float water) const {
@@ -59,22 +70,46 @@ bool Selector::within(const float* x, size_t budget, size_t block, uint8_t* leve
   static thread_local std::vector<float> energy;
   static thread_local std::vector<uint8_t> taken;
   if (!pool(x, block, energy)) return false;
-  // the least water for which the steps above it fit; positive floats are ordered as their bits
-  const float most = *std::max_element(energy.begin(), energy.end()) * steps_[0].slope;
-  uint32_t low = 0, high = as_bits(most);
-  const uint32_t likely = as_bits(most * 0x1p-40f);
-  (cost_above(energy, as_float(likely)) <= budget ? high : low) = likely;
-  size_t cost = cost_above(energy, as_float(high));
+  // The least water for which the steps above it fit; positive floats are ordered as their bits.
+  // It is looked for around that of the last token, which does not change what is found.
+  const auto fits = [&](uint32_t bits, size_t& cost) {
+    cost = cost_above(energy, as_float(bits));
+    return cost <= budget;
+  };
+  const uint32_t none = as_bits(std::numeric_limits<float>::infinity());
+  uint32_t low = 0, high = none, step = uint32_t{1} << 21;
+  size_t cost = 0, found = 0;
+  uint32_t probe = hint_.load(std::memory_order_relaxed);
+  if (fits(probe, found)) {
+    high = probe;
+    cost = found;
+    while (cost != budget && high > step && fits(probe = high - step, found)) {
+      high = probe;
+      cost = found;
+      step *= 2;
+    }
+    low = high > step ? high - step + 1 : 0;
+  } else {
+    low = probe + 1;
+    while (none - low > step && !fits(probe = low + step, found)) {
+      low = probe + 1;
+      step *= 2;
+    }
+    if (none - low > step) {
+      high = probe;
+      cost = found;
+    }
+  }
   while (low < high && cost != budget) {  // when all is spent, a lower water changes nothing
     const uint32_t middle = low + (high - low) / 2;
-    const size_t found = cost_above(energy, as_float(middle));
-    if (found <= budget) {
+    if (fits(middle, found)) {
       high = middle;
       cost = found;
     } else {
       low = middle + 1;
     }
   }
+  hint_.store(high, std::memory_order_relaxed);
   const float water = as_float(high);
   taken.assign(energy.size(), 0);
   for (const Step& step : steps_) take_above(energy, step.slope, water, taken);

@@ -1,6 +1,7 @@
 // Which channels a token reads at which level: water-filling over activation energy.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -34,6 +35,7 @@ class Selector {
   size_t cost_above(const std::vector<float>& energy, float water) const;
   void write(const std::vector<uint8_t>& taken, size_t block, uint8_t* levels) const;
 
+  mutable std::atomic<uint32_t> hint_{0x3f800000};  // the last water, as bits
   std::vector<float> norm2_;
   std::vector<Step> steps_;
 };

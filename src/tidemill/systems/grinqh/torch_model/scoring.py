@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,6 +40,7 @@ class Subject:
         train = workloads.windows(name, "train", max(1, sample.calibration // 256), 256)
         test = workloads.windows(name, "test", sample.windows, length)
         self._windows = [torch.tensor([each]) for each in test]
+        self._train = torch.tensor([train[0][:_SAMPLE]])
         self.sources = {
             name: module
             for name, module in self.model.named_modules()
@@ -51,30 +51,19 @@ class Subject:
         self.full = self._scored("source", 32.0, Reach.DECODE)
         self.graded = quantize(self.model, calib=torch.tensor(train), head=False, threads=threads)
 
-    @cached_property
-    def overhead(self) -> float:
-        """Bits read on top of code bits at 3 code bits, on a little train text."""
-        return self._read_at(3.0) - 3.0
-
     def choices(self, bits: float, mode: Mode = Mode.BUDGET) -> dict[str, Choice | None]:
         """GRINQH's choices at ``bits`` of codes."""
         return self.graded.choices(Setting(mode=mode), bits)
 
     def code_bits(self, read: float) -> float:
-        """Code bits at which GRINQH reads ``read`` bits in all."""
-        low, high = 0.0, float(self.graded.ladder[-1])
-        for _ in range(7):
-            middle = (low + high) / 2
-            if self._read_at(middle) > read:
-                high = middle
-            else:
-                low = middle
-        return low
-
-    def _read_at(self, bits: float) -> float:
-        with trace() as found:
-            self._run(self.choices(bits), self._windows[0][:, :_SAMPLE])
-        return found.read_bits
+        """Code bits at which GRINQH reads ``read`` bits in all, found on a little train text."""
+        top, bits = float(self.graded.ladder[-1]), read
+        self.install(self.graded.layers)
+        for _ in range(3):
+            with trace() as found:
+                self._run(self.choices(bits), self._train)
+            bits = min(max(bits + read - found.read_bits, 0.0), top)
+        return bits
 
     def graded_score(self, name: str, choices: Mapping[str, Choice | None], reach: Reach) -> Score:
         """Score choices of levels; bits are those traced."""
