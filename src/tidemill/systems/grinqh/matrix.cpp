@@ -97,10 +97,9 @@ void Matrix::sort(const float* x, const uint8_t* levels, Sorted& sorted) const {
   sorted.skipped.resize(cols_);
   uint32_t* list[7] = {sorted.skipped.data(), nullptr, sorted.list[0].data(), sorted.list[1].data(),
                        sorted.list[2].data(), nullptr, sorted.list[3].data()};
-  for (size_t j = 0; j < cols_; ++j) {  // no branch: levels are as good as random
-    sorted.x[j] = x[j] * col_scale_[j];
+  for (size_t j = 0; j < cols_; ++j) sorted.x[j] = x[j] * col_scale_[j];
+  for (size_t j = 0; j < cols_; ++j)  // no branch: levels are as good as random
     *list[levels[j]]++ = static_cast<uint32_t>(j);
-  }
   static constexpr size_t kLevel[] = {2, 3, 4, 6};
   for (size_t k = 0; k < kPlanes; ++k)
     sorted.count[k] = static_cast<size_t>(list[kLevel[k]] - sorted.list[k].data());

@@ -23,7 +23,14 @@ uint32_t as_bits(float value) {
 
 void take_above(const std::vector<float>& energy, float slope, float water,
                 std::vector<uint8_t>& taken) {
-  for (size_t j = 0; j < energy.size(); ++j) taken[j] += energy[j] * slope > water;
+  constexpr size_t kLanes = 32;  // compared as floats, then counted as bytes
+  size_t j = 0;
+  for (; j + kLanes <= energy.size(); j += kLanes) {
+    uint32_t is_above[kLanes];
+    for (size_t k = 0; k < kLanes; ++k) is_above[k] = energy[j + k] * slope > water;
+    for (size_t k = 0; k < kLanes; ++k) taken[j + k] += static_cast<uint8_t>(is_above[k]);
+  }
+  for (; j < energy.size(); ++j) taken[j] += energy[j] * slope > water;
 }
 
 }  // namespace
@@ -50,19 +57,24 @@ bool Selector::pool(const float* x, size_t block, std::vector<float>& energy) co
   return is_finite;
 }
 
-size_t Selector::cost_above(const std::vector<float>& energy, float water) const {
-  size_t cost = 0;
+Selector::Above Selector::above_water(const std::vector<float>& energy, float water) const {
+  Above above{0, 0};
   for (const Step& step : steps_) {
     uint32_t count = 0;
     for (size_t j = 0; j < energy.size(); ++j) count += energy[j] * step.slope > water;
-    cost += size_t{count} * step.cost;
+    above.cost += size_t{count} * step.cost;
+    above.count += count;
   }
-  return cost;
+  return above;
 }
 
 void Selector::write(const std::vector<uint8_t>& taken, size_t block, uint8_t* levels) const {
   uint8_t level[8] = {0};
   for (size_t k = 0; k < steps_.size(); ++k) level[k + 1] = steps_[k].level;
+  if (block == 1) {
+    for (size_t j = 0; j < taken.size(); ++j) levels[j] = level[taken[j]];
+    return;
+  }
   for (size_t j = 0; j < taken.size(); ++j) std::fill_n(levels + j * block, block, level[taken[j]]);
 }
 
@@ -72,48 +84,31 @@ bool Selector::within(const float* x, size_t budget, size_t block, uint8_t* leve
   if (!pool(x, block, energy)) return false;
   // The least water for which the steps above it fit; positive floats are ordered as their bits.
   // It is looked for around that of the last token, which does not change what is found.
-  const auto fits = [&](uint32_t bits, size_t& cost) {
-    cost = cost_above(energy, as_float(bits));
-    return cost <= budget;
-  };
   const uint32_t none = as_bits(std::numeric_limits<float>::infinity());
-  uint32_t low = 0, high = none, step = uint32_t{1} << 21;
-  size_t cost = 0, found = 0;
-  uint32_t probe = hint_.load(std::memory_order_relaxed);
-  if (fits(probe, found)) {
-    high = probe;
-    cost = found;
-    while (cost != budget && high > step && fits(probe = high - step, found)) {
-      high = probe;
-      cost = found;
-      step *= 2;
-    }
-    low = high > step ? high - step + 1 : 0;
+  uint32_t low = 0, high = none, reach = uint32_t{1} << 21;
+  Above best{0, 0}, beyond{0, std::numeric_limits<size_t>::max()};  // at high; below low
+  const auto probe = [&](uint32_t bits) {
+    const Above found = above_water(energy, as_float(bits));
+    const bool fits = found.cost <= budget;
+    (fits ? high : low) = fits ? bits : bits + 1;
+    (fits ? best : beyond) = found;
+    return fits;
+  };
+  // when all is spent a lower water changes nothing, nor when the only step left does not fit
+  const auto is_settled = [&] {
+    return low >= high || best.cost == budget || beyond.count - best.count == 1;
+  };
+  if (probe(hint_.load(std::memory_order_relaxed))) {
+    while (!is_settled() && high > reach && probe(high - reach)) reach *= 2;
   } else {
-    low = probe + 1;
-    while (none - low > step && !fits(probe = low + step, found)) {
-      low = probe + 1;
-      step *= 2;
-    }
-    if (none - low > step) {
-      high = probe;
-      cost = found;
-    }
+    while (none - low > reach && !probe(low + reach)) reach *= 2;
   }
-  while (low < high && cost != budget) {  // when all is spent, a lower water changes nothing
-    const uint32_t middle = low + (high - low) / 2;
-    if (fits(middle, found)) {
-      high = middle;
-      cost = found;
-    } else {
-      low = middle + 1;
-    }
-  }
+  while (!is_settled()) probe(low + (high - low) / 2);
   hint_.store(high, std::memory_order_relaxed);
   const float water = as_float(high);
   taken.assign(energy.size(), 0);
   for (const Step& step : steps_) take_above(energy, step.slope, water, taken);
-  size_t left = budget - cost;
+  size_t left = low < high ? 0 : budget - best.cost;
   for (size_t k = 0; k < steps_.size(); ++k) {  // ties: lower step, then lower channel
     for (size_t j = 0; j < energy.size() && left > 0; ++j) {
       if (taken[j] != k || energy[j] * steps_[k].slope != water) continue;

@@ -32,7 +32,10 @@ class Selector {
 
  private:
   bool pool(const float* x, size_t block, std::vector<float>& energy) const;
-  size_t cost_above(const std::vector<float>& energy, float water) const;
+  struct Above {
+    size_t cost, count;  // of all steps that save more
+  };
+  Above above_water(const std::vector<float>& energy, float water) const;
   void write(const std::vector<uint8_t>& taken, size_t block, uint8_t* levels) const;
 
   mutable std::atomic<uint32_t> hint_{0x3f800000};  // the last water, as bits
