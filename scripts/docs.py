@@ -126,7 +126,9 @@ def systems_table(language: str = "en") -> str:
         first = "<br>".join(
             headline(claim, found.get(claim.id), language) for claim in system.claims[:2]
         )
-        paper = f"[{system.paper.title}](https://arxiv.org/abs/{system.paper.arxiv_id})"
+        paper = system.paper.title
+        if system.paper.arxiv_id:
+            paper = f"[{paper}](https://arxiv.org/abs/{system.paper.arxiv_id})"
         holds = COUNTED.in_language(language).format(
             holding=verdicts.count(Verdict.YES), total=len(system.claims)
         )

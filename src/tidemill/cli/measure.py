@@ -56,7 +56,7 @@ def list_systems(as_json: JsonOption = False) -> None:
             continue
         verdicts = ", ".join(f"{count} {name}" for name, count in row["verdicts"].items())
         needs = escape("\n".join(row["missing"])) or "nothing more"
-        name = f"{row['name']}\narXiv {row['arxiv_id']}"
+        name = f"{row['name']}\n{row['source']}"
         table.add_row(name, escape(in_language(row["summary"])), needs, verdicts)
     Console().print(table)
 
@@ -253,6 +253,7 @@ def _listed(name: str, store: Store) -> dict[str, Any]:
         "name": name,
         "error": "",
         "arxiv_id": system.paper.arxiv_id,
+        "source": system.paper.source,
         "title": system.paper.title,
         "summary": {"en": system.summary.en, "zh": system.summary.zh},
         "missing": system.missing(),

@@ -53,6 +53,11 @@ def title_key(title: str) -> str:
     return hashlib.sha1(normal_title(title).encode(), usedforsecurity=False).hexdigest()
 
 
+def id_of(number: str | None, title: str) -> str:
+    """Identity of a paper: its arXiv id without version, else its normal title."""
+    return f"arxiv:{number}" if number else f"title:{title_key(title)}"
+
+
 def slug_of(paper_id: str) -> str:
     """The id in the form that stands in a URL: ``2606.24417``, ``math_0309136``, ``t-1f0c…``."""
     kind, _, rest = paper_id.partition(":")

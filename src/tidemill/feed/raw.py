@@ -11,7 +11,7 @@ from typing import Protocol
 
 from tidemill.bench.settings import dumps
 from tidemill.feed.entry import Refusal
-from tidemill.feed.identity import title_key
+from tidemill.feed.identity import id_of
 
 
 class Certainty(IntEnum):
@@ -64,7 +64,7 @@ class RawEntry:
     @property
     def id(self) -> str:
         """Identity: the arXiv id without version, else the normal title."""
-        return f"arxiv:{self.arxiv_id}" if self.arxiv_id else f"title:{title_key(self.title)}"
+        return id_of(self.arxiv_id, self.title)
 
     def to_json(self) -> dict[str, object]:
         """What is known, without the line, in the form that the JSON lines importer reads."""

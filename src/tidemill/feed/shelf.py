@@ -103,7 +103,7 @@ def entries(
     Args:
         connection: For reading.
         keys: Of papers.
-        systems: Name of the installed system by arXiv id.
+        systems: Name of the installed system by the identity of its paper.
         snippets: What a search found, by key.
     """
     placings: dict[int, list[Placing]] = defaultdict(list)
@@ -142,7 +142,7 @@ def _entry(
         links=_links(row, number),
         arxiv_id=number,
         origin=_origin(row, number),
-        system=systems.get(number or ""),
+        system=systems.get(row["id"]),
     )
 
 

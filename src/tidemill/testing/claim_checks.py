@@ -47,8 +47,9 @@ def checks_of(subject: Subject) -> Iterator[Named]:
 def _paper_is_identified(system: System) -> None:
     paper = system.paper
     must(
-        re.fullmatch(r"\d{4}\.\d{4,5}", paper.arxiv_id),
-        f"paper.arxiv_id={paper.arxiv_id!r} — must be an id such as 2606.24417, without version.",
+        not paper.arxiv_id or re.fullmatch(r"\d{4}\.\d{4,5}", paper.arxiv_id),
+        f"paper.arxiv_id={paper.arxiv_id!r} — must be an id such as 2606.24417, without version, "
+        "or be left out where the announcement gives none.",
     )
     must_be_written("the paper's title", paper.title)
 

@@ -10,6 +10,7 @@ from tidemill.bench.claim import Json
 from tidemill.bench.settings import dumps
 from tidemill.bench.wording import figure
 from tidemill.feed.entry import Entry, Page
+from tidemill.feed.identity import id_of, slug_of
 from tidemill.web.language import TAGS
 
 _AUTHORS_SHOWN = 6
@@ -53,6 +54,11 @@ def page_numbers(page: Page) -> list[int | None]:
     for before, number in zip([0, *shown], shown, strict=False):
         found += [None, number] if number > before + 1 else [number]
     return found
+
+
+def paper_path(system: System) -> str:
+    """Where the digest shows the paper of ``system``."""
+    return f"/p/{slug_of(id_of(system.paper.arxiv_id, system.paper.title))}"
 
 
 def import_line(system: System) -> str:

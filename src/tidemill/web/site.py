@@ -183,6 +183,7 @@ def _templates() -> jinja2.Environment:
         *(figures.memory, figures.minute, figures.code_name, figures.machine_line),
         *(figures.span_of, filters.tag, filters.unlinked, filters.authors),
         *(filters.page_numbers, filters.import_line, filters.said, filters.fact),
+        filters.paper_path,
         *(filters.script_tag, board.passages),
     )
     named = {function.__name__: function for function in functions}
