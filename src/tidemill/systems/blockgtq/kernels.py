@@ -44,14 +44,15 @@ class Kernels(Protocol):
     def make_codec(
         self,
         groups: Sequence[Group],
-        key_rotation: F32,
+        key: tuple[F32, F32],
         value: Group,
-        value_rotation: F32,
+        value_basis: tuple[F32, F32],
         *,
         mean: F32,
+        value_mean: F32,
         frequencies: NDArray[np.float64],
     ) -> Codec:
-        """Rotations dim x dim, rows in the order of the groups; ``mean``: taken off before RoPE."""
+        """Of matrices dim x dim with their inverses; means are taken off, keys' before RoPE."""
         ...
 
     def encode(
@@ -67,6 +68,10 @@ class Kernels(Protocol):
         self, codec: Codec, tiles: Bytes, *, start: int, base: int, keys: F32, values: F32
     ) -> None:
         """Fill ``keys`` and ``values`` (tokens x dim) from slots ``start``…."""
+        ...
+
+    def mean_scores(self, codec: Codec, query: F32, out: F32, *, base: int) -> None:
+        """What the mean key alone adds to the scores (log2) of ``out.size`` tokens."""
         ...
 
     def attend(  # noqa: PLR0913 - the native signature

@@ -109,10 +109,11 @@ class HeadPlan:
         )
         return native.make_codec(
             groups,
-            self.key_rotation(),
+            (self.key_rotation(), np.ascontiguousarray(self.key_rotation().T)),
             value,
-            _as_float(self.dim, self.v_seed),
+            (_as_float(self.dim, self.v_seed), np.ascontiguousarray(_as_float(self.dim, self.v_seed).T)),
             mean=np.array(self.mean, dtype=np.float32),
+            value_mean=np.zeros(self.dim, np.float32),
             frequencies=frequencies,
         )
 
