@@ -10,6 +10,7 @@
 
 #include "attend.hpp"
 #include "codec.hpp"
+#include "kv_bindings.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -213,4 +214,5 @@ void register_blockgtq(nb::module_& m) {
         "queries"_a, "out"_a.noconvert(), "tokens"_a, "scale"_a, "threads"_a);
   m.def("attend_dense", &attend_dense_rows<float>, "keys"_a.noconvert(), "values"_a.noconvert(),
         "queries"_a, "out"_a.noconvert(), "tokens"_a, "scale"_a, "threads"_a);
+  bind_kv(m);
 }

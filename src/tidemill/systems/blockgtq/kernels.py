@@ -5,7 +5,7 @@ Arrays are C-contiguous float32 unless said otherwise. Equal input gives equal c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Protocol, TypeAlias, cast
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill import native
+from tidemill.models.sockets import NativeKVCache
 
 F32: TypeAlias = "NDArray[np.float32]"
 Bytes: TypeAlias = "NDArray[np.uint8]"
@@ -32,8 +33,35 @@ class Codec(Protocol):
     tile_bytes: int
 
 
+class PackedArena(Protocol):
+    """Memory that packed sequences share."""
+
+    page_bytes: int
+
+
+class Recording(NativeKVCache, Protocol):
+    """A sequence that keeps what its layers attend with, flat, by token and head."""
+
+    def queries(self, layer: int) -> F32:
+        """Rotated queries."""
+        ...
+
+    def keys(self, layer: int) -> F32:
+        """Rotated keys."""
+        ...
+
+    def values(self, layer: int) -> F32:
+        """Values."""
+        ...
+
+
 class Kernels(Protocol):
     """What both native levels offer."""
+
+    PackedArena: Callable[[int, int, list[Codec], bool, int], PackedArena]
+    """Of layers, KV heads, their codecs, whether RoPE is interleaved, and pages."""
+    RecordingKV: Callable[[NativeKVCache], Recording]
+    """Around another sequence."""
 
     def make_group(
         self, width: int, centroids: Sequence[float], dims: int, low: float, high: float
@@ -93,6 +121,10 @@ class Kernels(Protocol):
 
         The window's tokens (rows x count x dim) join in; one codec and one buffer for each row.
         """
+        ...
+
+    def packed_kv(self, arena: PackedArena) -> NativeKVCache:
+        """A new sequence of a native decoder whose tiles come from ``arena``."""
         ...
 
     def attend_dense(

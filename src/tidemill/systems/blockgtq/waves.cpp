@@ -80,6 +80,10 @@ Waves::Waves(const std::vector<uint32_t>& carrying, const std::vector<double>& a
   blocks.insert(blocks.end(), fast_blocks.begin(), fast_blocks.end());
   for (const uint32_t block : blocks)
     frequencies.push_back(block == kPadding ? 0.0 : all_frequencies[block]);
+  for (const double frequency : frequencies) {
+    step_cos.push_back(std::cos(frequency * kTile));
+    step_sin.push_back(std::sin(frequency * kTile));
+  }
   even.resize(kTerms * slow);
   odd.resize(kTerms * slow);
   for (size_t b = 0; b < slow; ++b) {
@@ -108,13 +112,11 @@ Amplitudes::Amplitudes(const Waves& waves, const float* query, const float* mean
 }
 
 Phases::Phases(const Waves& waves, int64_t position)
-    : shown_cos_(waves.count()), shown_sin_(waves.count()) {
+    : waves_(waves), shown_cos_(waves.count()), shown_sin_(waves.count()) {
   for (const double frequency : waves.frequencies) {
     const double angle = frequency * (static_cast<double>(position) + kHalfTile - 0.5);
     cos_.push_back(std::cos(angle));
     sin_.push_back(std::sin(angle));
-    step_cos_.push_back(std::cos(frequency * kTile));
-    step_sin_.push_back(std::sin(frequency * kTile));
   }
   show();
 }
@@ -122,8 +124,8 @@ Phases::Phases(const Waves& waves, int64_t position)
 void Phases::next() {
   for (size_t b = 0; b < cos_.size(); ++b) {
     const double c = cos_[b], s = sin_[b];
-    cos_[b] = c * step_cos_[b] - s * step_sin_[b];
-    sin_[b] = s * step_cos_[b] + c * step_sin_[b];
+    cos_[b] = c * waves_.step_cos[b] - s * waves_.step_sin[b];
+    sin_[b] = s * waves_.step_cos[b] + c * waves_.step_sin[b];
   }
   show();
 }

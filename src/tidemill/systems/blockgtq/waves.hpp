@@ -21,9 +21,10 @@ inline constexpr size_t kHalfTile = 16;
 // blocks that stand still and carry nothing.
 struct Waves {
   static constexpr uint32_t kPadding = UINT32_MAX;
-  size_t slow = 0, fast = 0;        // how many, padding included
-  std::vector<uint32_t> blocks;     // of the head; slow + fast of them
-  std::vector<double> frequencies;  // radians per token
+  size_t slow = 0, fast = 0;               // how many, padding included
+  std::vector<uint32_t> blocks;            // of the head; slow + fast of them
+  std::vector<double> frequencies;         // radians per token
+  std::vector<double> step_cos, step_sin;  // of a tile
   std::vector<float> even, odd;     // terms x slow: cos(θu) ≈ Σ even x^2k, sin(θu) ≈ Σ odd x^(2k+1)
   std::vector<float> cosine, sine;  // fast x 16, at u = 0.5 …
   bool empty() const { return blocks.empty(); }
@@ -50,7 +51,8 @@ class Phases {
 
  private:
   void show();
-  std::vector<double> cos_, sin_, step_cos_, step_sin_;
+  const Waves& waves_;
+  std::vector<double> cos_, sin_;
   std::vector<float> shown_cos_, shown_sin_;
 };
 

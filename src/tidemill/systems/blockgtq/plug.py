@@ -1,0 +1,154 @@
+"""The packed cache in a native decoder: ``--kv blockgtq:k3v3``, calibrated on first use.
+
+Calibration runs the model once over WikiText-2 train through a cache that takes notes, and is kept
+beside the models. It needs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from tidemill.errors import ConfigError, CorruptFile, UnsupportedModel
+from tidemill.systems.blockgtq import kernels, workloads
+from tidemill.systems.blockgtq.calibration import Calibration
+from tidemill.systems.blockgtq.config import Mode, check_bits
+from tidemill.systems.blockgtq.statistics import F32, LayerStatistics, rotate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tidemill.models.model_file import ModelFile
+    from tidemill.models.sockets import NativeKVCache
+
+SOCKET = "kv-cache"
+CALIBRATION_TOKENS = 1024
+_OPTIONS = re.compile(r"k(?P<k>[1-8](?:\.\d+)?)v(?P<v>[1-4])(?:,(?P<mode>paper|compact|uniform))?")
+
+
+@dataclass(frozen=True, slots=True)
+class BlockGTQPlug:
+    """A plug of the socket ``kv-cache``."""
+
+    k_bits: float = 3.0
+    v_bits: int = 3
+    mode: Mode = Mode.COMPACT
+
+    @classmethod
+    def parse(cls, options: str) -> BlockGTQPlug:
+        """From ``k3v3``, ``k2.5v2`` or ``k3v3,paper``; nothing is ``k3v3``.
+
+        Raises:
+            ConfigError: It is none of that.
+        """
+        found = _OPTIONS.fullmatch(options or "k3v3")
+        if found is None:
+            allowed = "kXvY or kXvY,MODE with X in 1-8, Y in 1-4, MODE paper, compact or uniform"
+            raise ConfigError.of(SOCKET, f"blockgtq:{options}", allowed, "as in blockgtq:k3v3")
+        k_bits, v_bits = float(found["k"]), int(found["v"])
+        check_bits(k_bits, v_bits)
+        return cls(k_bits, v_bits, Mode(found["mode"] or Mode.COMPACT))
+
+    def pool(self, model: ModelFile, tokens: int) -> PackedPool:
+        """Room for ``tokens`` tokens; calibrates ``model`` unless that was done before.
+
+        Raises:
+            UnsupportedModel: Its heads do not fit.
+        """
+        plan = calibration_of(model).plan(self.k_bits, self.v_bits, self.mode)
+        native = kernels.load()
+        codecs = [head.codec for layer in plan.heads for head in layer]
+        config, pages = model.config, -(-tokens // kernels.TILE)
+        interleaved = config.rope_interleaved
+        arena = native.PackedArena(config.layers, config.kv_heads, codecs, interleaved, pages)
+        return PackedPool(arena)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedPool:
+    """Packed pages that the sequences of one decoder share."""
+
+    arena: kernels.PackedArena
+
+    def sequence(self) -> NativeKVCache:
+        """A new, empty sequence."""
+        return kernels.load().packed_kv(self.arena)
+
+
+def calibration_of(model: ModelFile, folder: Path | None = None) -> Calibration:
+    """What was kept in ``folder`` (default: beside the models), else of a run made now.
+
+    Raises:
+        UnsupportedModel: Head size not a multiple of 8, or over 512.
+    """
+    from tidemill.models.store import ModelStore
+
+    config = model.config
+    if config.head_dim % 8 or config.head_dim > 512:
+        raise UnsupportedModel(
+            f"heads of {config.head_dim} dimensions — must be a multiple of 8, at most 512, to be "
+            "packed; leave --kv out."
+        )
+    fingerprint = _fingerprint(model)
+    path = (folder or ModelStore().root) / f"{fingerprint[:24]}.blockgtq"
+    if path.is_file():
+        try:
+            found = Calibration.load(path)
+            if found.fingerprint == fingerprint:
+                return found
+        except CorruptFile:
+            pass  # made anew, and replaced as a whole
+    made = calibrate_natively(model, fingerprint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made.save(path)
+    return made
+
+
+def calibrate_natively(
+    model: ModelFile, fingerprint: str, n_tokens: int = CALIBRATION_TOKENS
+) -> Calibration:
+    """Statistics of one pass of the native decoder over WikiText-2 train; no torch."""
+    from tidemill.models.native_decoder import NativeDecoder
+
+    config, text = model.config, workloads.text("train")
+    ids = model.tokenizer.encode(text[: 16 * n_tokens])[: min(n_tokens, config.context_length)]
+    decoder = NativeDecoder(model, context=len(ids), kv_tokens=len(ids))
+    seen = kernels.load().RecordingKV(decoder.sequence())
+    decoder.prefill(cast(Any, seen), ids)
+    layers = [_statistics(model, seen, layer, len(ids)) for layer in range(config.layers)]
+    windows = tuple(config.window(layer) or 0 for layer in range(config.layers))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Calibration(tuple(layers), windows, fingerprint, digest, len(ids))
+
+
+def _statistics(
+    model: ModelFile, seen: kernels.Recording, layer: int, tokens: int
+) -> LayerStatistics:
+    config = model.config
+    frequencies = np.asarray(config.inverse_frequencies(layer), dtype=np.float64)
+
+    def heads(flat: F32) -> F32:
+        return flat.reshape(tokens, -1, config.head_dim).swapaxes(0, 1)
+
+    def still(flat: F32) -> F32:
+        x = heads(flat)
+        if config.rope_interleaved:
+            x = np.concatenate([x[..., ::2], x[..., 1::2]], axis=-1)
+        return rotate(x, frequencies, np.arange(tokens), sign=-1)
+
+    queries, keys = still(seen.queries(layer)), still(seen.keys(layer))
+    return LayerStatistics.of(queries, keys, heads(seen.values(layer)), frequencies)
+
+
+def _fingerprint(model: ModelFile) -> str:
+    """Of the shapes and of the q and k projections as the file has them."""
+    config = model.config
+    digest = hashlib.sha256(repr(config).encode())
+    for layer in sorted({0, config.layers // 2, config.layers - 1}):
+        for role in ("q", "k"):
+            digest.update(model.raw(role, layer).tobytes())
+    return digest.hexdigest()
