@@ -26,15 +26,13 @@ from tidemill import errors
 from tidemill.bench import Claim, Direction, Measurement, System, Verdict, discover, find
 from tidemill.bench.plots import claim_chart, svg
 from tidemill.bench.settings import settings_of
+from tidemill.bench.sources import MEASURE_WITH, UNMEASURED
 from tidemill.bench.wire import measurement_of
 from tidemill.bench.wording import unit_sign, with_interval, word
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "docs" / "measured"
 IMAGES = ROOT / "docs" / "images"
-UNMEASURED = ("gpu.py", "triton_kernels.py", "cli.py")
-"""Files of a system that no figure comes from: other devices', and the commands."""
-MEASURE_WITH = ("src/tidemill/bench/compare.py", "src/tidemill/bench/counts.py")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 PART = re.compile(
     r"(<!-- generated: (?P<name>[^\n]*?) -->\n).*?(<!-- end generated -->)", re.DOTALL
@@ -82,7 +80,8 @@ def changed_since(document: dict[str, Any], name: str) -> list[str]:
     """The files that figures come from and that are not those of the code they were measured at."""
     commit, dirty, _ = str(document["environment"]["code"]).partition("+dirty")
     folder = f"src/tidemill/systems/{name}"
-    command = ["git", "diff", "--name-only", commit, "--", folder, *MEASURE_WITH]
+    measuring = [f"src/tidemill/{path}" for path in MEASURE_WITH]
+    command = ["git", "diff", "--name-only", commit, "--", folder, *measuring]
     told = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     if told.returncode != 0:
         return []  # no history here: `main` then leaves this sentence out of the comparison

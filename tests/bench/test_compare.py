@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import mmap
 import os
+import time
 from collections.abc import Callable
 from itertools import count
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tidemill.bench import plots
 from tidemill.bench.compare import MIN_REPEATS, Comparison, Side, Timing, compare
 from tidemill.bench.trial import Progress
 from tidemill.errors import ClaimError, ConfigError, MissingCapability
@@ -315,6 +317,13 @@ def test_the_cpu_clock_does_not_count_waiting() -> None:
     assert all(seconds > 0 for seconds in comparison.timings[0].seconds)
 
 
+def test_a_rate_keeps_its_unit_as_far_as_the_chart() -> None:
+    sides = [Side(name, lambda: time.sleep(1e-4), 3, "sacks/s") for name in ("a", "b")]
+    comparison = compare(*sides, repeats=5)
+    chart = plots.bars(comparison.to_json(), title="Milling")
+    assert chart["layer"][0]["encoding"]["x"]["title"] == "sacks/s"
+
+
 def test_a_comparison_as_json_holds_what_charts_need() -> None:
     comparison = Comparison((Timing("a", 2, (1,) * 5, 7, 3), Timing("b", 1, (1,) * 5)))
     sides = comparison.to_json()["sides"]
@@ -322,7 +331,7 @@ def test_a_comparison_as_json_holds_what_charts_need() -> None:
     first, second = sides
     assert first == {
         "name": "a", "work": 2, "seconds": [1] * 5, "median_s": 1, "best_s": 1,
-        "peak_bytes": 7, "extra_bytes": 3, "rate": [2, 2, 2],
+        "peak_bytes": 7, "extra_bytes": 3, "rate": [2, 2, 2], "unit": "1/s",
     }  # fmt: skip
     assert isinstance(second, dict)
     assert second["ratio"] == [2, 2, 2]

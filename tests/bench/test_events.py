@@ -107,9 +107,13 @@ def test_over_its_limit_a_log_drops_chatter_and_keeps_results(path: Path) -> Non
 
 def test_an_event_that_is_too_long_loses_its_largest_field_only(path: Path) -> None:
     log = EventLog(path)
-    log.append("measurement", {"claim": "long", "detail": "x" * (LINE_LIMIT_BYTES + 1)})
+    log.append("measurement", {"claim": "long", "detail": ["x" * (LINE_LIMIT_BYTES + 1)]})
+    log.append("log", {"text": "first words " + "x" * (LINE_LIMIT_BYTES + 1)})
     log.close()
-    assert read_events(path)[0].data == {"claim": "long", "detail": None, "cut": "detail"}
+    measured, said = read_events(path)
+    assert measured.data == {"claim": "long", "detail": None, "cut": "detail"}
+    assert str(said.data["text"]).startswith("first words x")
+    assert said.data["cut"] == "text"
 
 
 def test_a_full_disk_loses_no_event_before_it_and_none_after_room_was_made(tiny_disk) -> None:

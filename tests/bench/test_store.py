@@ -154,20 +154,46 @@ def test_latest_is_the_newest_record_of_each_claim(store: Store) -> None:
     assert {claim: record.measurement.value for claim, record in latest.items()} == {"a": 2, "b": 1}
 
 
-def test_latest_can_be_of_one_machine_and_one_code(store: Store) -> None:
+def test_latest_can_be_of_one_machine(store: Store) -> None:
     other_machine = replace(MACHINE, cores=64)
-    other_code = replace(MACHINE, code="decaf")
     store.record_trial(outcome(figure(value=1)))
     store.record_trial(outcome(figure(value=2), environment=other_machine))
-    store.record_trial(outcome(figure(value=3), environment=other_code))
 
     def value(**only: str) -> float:
         return store.latest("toy", **only)["faster"].measurement.value
 
-    assert value() == 3
-    assert value(machine=other_machine.machine_id) == 2
-    assert value(machine=MACHINE.machine_id, code="c0ffee") == 1
-    assert store.latest("toy", code="unknown") == {}
+    assert value() == 2
+    assert value(machine=MACHINE.machine_id) == 1
+    assert store.latest("toy", machine="unknown") == {}
+
+
+def test_latest_can_be_of_one_choice_of_settings(store: Store) -> None:
+    settings = {"bits": 8, "name": 'a "quoted" 名', "seed": 0}
+    store.record_trial(outcome(figure(value=1), config=settings))
+    store.record_trial(outcome(figure(value=2), config={**settings, "bits": 16}))
+    store.record_trial(outcome(figure(value=3), config={**settings, "gone": 1}))
+
+    def values(**changed: int) -> list[float]:
+        found = store.history("toy", "faster", settings={**settings, **changed})
+        return [record.measurement.value for record in found]
+
+    assert values() == [1]
+    assert values(bits=16) == [2]
+    assert values(seed=1) == []
+    assert store.latest("toy", settings=settings)["faster"].measurement.value == 1
+    store.record_trial(outcome(figure(value=4), config={"bits": 8}))
+    assert values() == [4, 1], "a setting that did not exist then was left at its default"
+
+
+def test_the_last_end_of_a_trial_is_not_one_that_was_cancelled(store: Store) -> None:
+    for number, end in enumerate(("ok", "crashed", "cancelled")):
+        store.record_trial(outcome(trial="one", outcome=end, seconds=number))
+    store.record_trial(outcome(trial="two"))
+    elsewhere = replace(MACHINE, cores=64)
+    store.record_trial(outcome(trial="one", environment=elsewhere))
+    ends = store.latest_outcomes("toy", machine=MACHINE.machine_id)
+    assert {name: end.outcome for name, end in ends.items()} == {"one": "crashed", "two": "ok"}
+    assert store.latest_outcomes("toy")["one"].environment == elsewhere
 
 
 def test_a_clock_set_back_does_not_bring_old_figures_to_the_front(store: Store) -> None:

@@ -13,13 +13,21 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from tidemill.bench.store import Store
+from tidemill.bench import Budget, find
+from tidemill.bench.environment import Environment
+from tidemill.bench.settings import to_json
+from tidemill.bench.sources import sources_of
+from tidemill.bench.store import Store, TrialOutcome
 from tidemill.bench.system import usable
+from tidemill.cli import up
 
 
 def start(*words: str) -> subprocess.Popen[str]:
@@ -76,6 +84,8 @@ def test_a_fresh_install_shows_the_first_page_and_ctrl_c_is_clean(
 @pytest.mark.parametrize("server", [[]], indirect=True)
 def test_ctrl_c_while_measuring_leaves_no_process(server: subprocess.Popen[str]) -> None:
     system = told(server, r"measuring the quick claims of \w+").split()[-1]
+    shortest = min(usable(), key=lambda s: sum(trial.quick_s or 0 for trial in s.trials))
+    assert system == shortest.name, "whoever waits sees the shortest first"
     told(server, rf"{system}: \w+: ")
     server.send_signal(signal.SIGINT)
     assert server.wait(timeout=60) in (0, 130)
@@ -87,6 +97,35 @@ def test_ctrl_c_while_measuring_leaves_no_process(server: subprocess.Popen[str])
     deadline = time.monotonic() + 30  # it may be in its last moments
     while not has_ended(runs[0].pid):
         assert time.monotonic() < deadline
+
+
+def test_what_was_tried_with_this_code_is_not_measured_again(tmp_path: Path) -> None:
+    system = find("cusbf")
+    here = replace(Environment.here(), sources=sources_of(system))
+    store = Store(str(tmp_path / "store.db"))
+    store.migrate()
+
+    def end(trial: str, **fields: Any) -> None:
+        values = {"outcome": "ok", "environment": here, "config": to_json(system.config())}
+        store.record_trial(
+            TrialOutcome(
+                system=system.name, trial=trial, budget=Budget.QUICK, seconds=1.0,
+                started=datetime.now(UTC), **values | fields,
+            )
+        )  # fmt: skip
+
+    first, *others = (trial.name for trial in system.trials if trial.quick_s is not None)
+    for name in others:
+        end(name)
+    assert up.lacks_figures(system, store)
+    end(first, outcome="cancelled")
+    end(first, environment=replace(here, sources="0" * 12))
+    end(first, environment=replace(here, cores=64))
+    end(first, config={"k": 21})
+    assert up.lacks_figures(system, store)
+    end(first, outcome="missing")
+    assert not up.lacks_figures(system, store), "what is missing would be missing at every start"
+    store.close()
 
 
 def test_a_port_that_is_taken_is_one_clear_line() -> None:

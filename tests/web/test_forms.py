@@ -29,6 +29,7 @@ class Pair:
     colour: Colour = Colour.RED
     quick: bool = True
     seed: int | None = None
+    source: str = field(default="lake", metadata={"web_choices": ("lake", "sea")})
 
     def __post_init__(self) -> None:
         if self.large < 1:
@@ -53,6 +54,7 @@ def test_a_blank_form_holds_the_defaults_and_fitting_controls(system: System) ->
         "colour": ("choice", "red"),
         "quick": ("choice", "true"),
         "seed": ("whole", ""),
+        "source": ("choice", "lake"),
     }
     assert [f.choices for f in form.fields[3:5]] == [("red", "blue"), ("true", "false")]
     assert form.fields[0].help_zh == "较大者。"
@@ -69,6 +71,7 @@ def test_what_the_dataclass_takes_becomes_a_configuration(system: System) -> Non
         "colour": "blue",
         "quick": False,
         "seed": 7,
+        "source": "lake",
     }
     assert forms.as_settings(system, form.config) == [
         "large=21",
@@ -110,3 +113,23 @@ def test_no_input_makes_a_form_raise(sent: dict[str, str]) -> None:
     system = replace(find("waterwheel"), config=Pair)
     form = forms.judge(system, sent)
     assert (form.config is None) == bool(form.error or any(f.error for f in form.fields))
+
+
+@pytest.mark.parametrize("value", ["/etc/passwd", "", "LAKE", "lake\0"])
+def test_the_web_takes_only_what_is_shipped_where_a_file_may_be_named(
+    system: System, value: str
+) -> None:
+    form = forms.judge(system, {"source": value, "large": "40"})
+    assert form.config is None
+    refused = next(f for f in form.fields if f.setting.name == "source")
+    assert "lake, sea" in refused.error
+    assert "--set source=FILE" in refused.error
+    taken = forms.judge(system, {"source": "sea"})
+    assert taken.config is not None
+    assert taken.config["source"] == "sea"
+
+
+def test_a_run_of_a_file_is_repeated_from_the_web_with_what_is_shipped(system: System) -> None:
+    form = forms.blank(system, {"source": "/home/me/pond", "large": 40})
+    shown = {f.setting.name: f.value for f in form.fields}
+    assert (shown["source"], shown["large"]) == ("lake", "40")

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
 from visitor import Visitor
 
 from conftest import House
-from tidemill.bench import Budget, Measurement, Requirement, StandIn, Status, find
-from tidemill.bench.environment import Environment
-from tidemill.bench.events import EventLog
-from tidemill.bench.store import Run, RunState, TrialOutcome
+from tidemill.bench import Budget, Measurement, Requirement, find
+from tidemill.bench.claim import Json
+from tidemill.bench.events import LINE_LIMIT_BYTES, EventLog
+from tidemill.bench.store import Run, RunState
 from tidemill.bench.wire import measurement_json
 from tidemill.web import create_app
 
@@ -237,81 +234,19 @@ def test_a_run_is_there_as_json(told: tuple[Run, EventLog], visitor: Visitor) ->
     assert content["config"]["turns"] == 9
 
 
-def record(house: House, *measurements: Measurement, environment: Environment) -> None:
-    house.store.record_trial(
-        TrialOutcome(
-            system="waterwheel",
-            trial="turning",
-            budget=Budget.QUICK,
-            outcome="ok" if measurements else "timeout",
-            error="" if measurements else "took longer than 30 s",
-            measurements=measurements,
-            seconds=1.0,
-            started=datetime.now(UTC),
-            environment=environment,
-            command="tidemill claims waterwheel --budget quick",
-        )
-    )
-
-
-@pytest.fixture
-def app(house: House) -> FastAPI:
-    return create_app(house.store, house.library, house.queue)
-
-
-def test_figures_of_this_machine_decide_what_holds_here(
-    app: FastAPI, house: House, visit: Callable
+def test_a_figure_with_a_detail_too_long_for_an_event_is_shown(
+    told: tuple[Run, EventLog], visitor: Visitor
 ) -> None:
-    here = app.state.site.environment
-    tub = StandIn("river", Status.EMULATED, "a tub")
-    compared = {"comparison": import_module("tidemill_waterwheel").COMPARED}
-    record(
-        house,
-        Measurement(claim="lift", value=2.31, low=2.12, high=2.5, repeats=5, detail=compared),
-        Measurement(claim="loss", value=3.0, low=3.0, high=3.0, repeats=1),
-        Measurement(claim="noise", value=41, low=38, high=44, repeats=5, stand_ins=(tub,)),
-        environment=here,
-    )
-    visitor = visit(app)
-    page = re.sub("<[^>]+>", "", visitor.get("/en/p/2606.00001").text)
-    assert "system ✓ 1/3 claims hold here" in page
-    for words in ("✓ holds", "✗ does not hold", "? unclear", "emulated", "Instead of river:"):
-        assert words in page
-    assert "系统 ✓ 1/3 项论断在本机成立" in visitor.get("/zh/p/2606.00001").text
-    chart = visitor.get("/en/s/waterwheel/charts/lift.svg")
-    assert chart.headers["content-type"] == "image/svg+xml"
-    assert "svg" in visitor.get("/en/s/waterwheel/claims.svg").text[:200]
-    assert "bucket" in visitor.get("/en/s/waterwheel/sides/lift.svg").text
-    assert visitor.get("/en/s/waterwheel/sides/loss.svg").status_code == 404
-
-    def claims(query: str) -> list[str]:
-        found = visitor.get(f"/claims.json?system=waterwheel&{query}").json()["claims"]
-        return [claim["claim"] for claim in found]
-
-    assert claims("") == ["lift", "loss", "noise"]
-    assert claims("verdict=yes") == ["lift"]
-    assert claims("status=emulated") == ["noise"]
-    assert claims("status=measured&verdict=no") == ["loss"]
-    assert claims("verdict=none") == []
-
-
-def test_figures_of_another_machine_are_shown_as_such_and_count_for_nothing(
-    app: FastAPI, house: House, visit: Callable
-) -> None:
-    elsewhere = replace(app.state.site.environment, cpu="Another CPU", cores=64)
-    record(
-        house,
-        Measurement(claim="lift", value=9.9, low=9.8, high=10, repeats=5),
-        environment=elsewhere,
-    )
-    page = visit(app).get("/en/p/2606.00001").text
-    assert "On another machine:" in page
-    assert "Another CPU" in page
-    assert "none measured here yet" in page
-
-
-def test_a_trial_that_gave_no_figure_says_why(app: FastAPI, house: House, visit: Callable) -> None:
-    record(house, environment=app.state.site.environment)
-    page = visit(app).get("/en/s/waterwheel").text
-    assert "ran out of time" in page
-    assert "took longer than 30 s" in page
+    run, log = told
+    rows: dict[str, Json] = {"rows": ["x" * LINE_LIMIT_BYTES]}
+    long = Measurement(claim="lift", value=2.47, low=2.12, high=2.5, repeats=5, detail=rows)
+    log.append("measurement", {"trial": "turning", **measurement_json(long)})
+    tables = [{"title": "x" * LINE_LIMIT_BYTES, "columns": [], "rows": []}]
+    report = {"headline": {"en": "Nine turns.", "zh": "九圈。"}, "facts": {"turns": 9}}
+    log.append("report", {**report, "timings": {}, "tables": tables, "charts": {}})
+    log.append("end", {"state": "done", "error": ""})
+    answer = visitor.get(f"/en/r/{run.id}")
+    assert answer.status_code == 200
+    assert "2.47×" in answer.text
+    assert "Nine turns." in answer.text
+    assert "detail of lift, tables" in answer.text

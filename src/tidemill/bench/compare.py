@@ -47,7 +47,7 @@ class Side:
         name: As tables and charts print it.
         run: Does all of ``work`` once; what it returns is dropped outside the timed part.
         work: How much one run does, in any unit that all sides share (k-mers, bytes, tokens).
-        unit: Of a rate, for live readings ("k-mers/s").
+        unit: Of a rate, for readings and charts ("k-mers/s").
         prepare: Called before each run, outside its time: empties what the last run filled.
     """
 
@@ -85,6 +85,7 @@ class Timing:
         peak_bytes: Most resident memory of this process during any of its runs, everything else
             the process holds included; None where the kernel does not let it be reset.
         extra_bytes: Most that a run added to what was resident when it began; None likewise.
+        unit: Of the rate, work per second.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Timing:
     seconds: tuple[float, ...]
     peak_bytes: int | None = None
     extra_bytes: int | None = None
+    unit: str = "1/s"
 
     @property
     def median_s(self) -> float:
@@ -108,6 +110,7 @@ class Timing:
         return {
             "name": self.name,
             "work": self.work,
+            "unit": self.unit,
             "seconds": list(self.seconds),
             "median_s": self.median_s,
             "best_s": self.best_s,
@@ -304,7 +307,7 @@ def _timed(side: Side, clock: Callable[[], float]) -> tuple[float, tuple[int, in
 def _timing(side: Side, seconds: list[float], memory: list[tuple[int, int]]) -> Timing:
     peak = max((peak for peak, _ in memory), default=None)
     extra = max((extra for _, extra in memory), default=None)
-    return Timing(side.name, side.work, tuple(seconds), peak, extra)
+    return Timing(side.name, side.work, tuple(seconds), peak, extra, side.unit)
 
 
 @contextmanager

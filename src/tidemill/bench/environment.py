@@ -52,6 +52,8 @@ class Environment:
         packages: Version of each package that tidemill and the systems installed rest on.
         code: Git commit, "+dirty.<hash>" if the code differs from it; "<version>.<hash of the
             package's files>" when this is no checkout.
+        sources: Hash of the files that the figures of the measured system rest on
+            (`sources.sources_of`); "" where nothing is measured.
         load_1min: Load average of the last minute, at start.
         foreign_cores: Cores kept busy by other processes (and by other virtual machines: steal)
             during 50 ms at start.
@@ -68,6 +70,7 @@ class Environment:
     python: str = ""
     packages: dict[str, str] = field(default_factory=dict[str, str])
     code: str = ""
+    sources: str = ""
     load_1min: float = 0.0
     foreign_cores: float = 0.0
 

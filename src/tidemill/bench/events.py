@@ -37,7 +37,8 @@ CHATTER = frozenset({"progress", "metric", "log"})
 CHATTER_LIMIT_BYTES = 4 * 2**20
 """Where the chatter of one file ends; results are few and go on."""
 LINE_LIMIT_BYTES = 2**20
-"""No event is longer; a longer one loses its largest field."""
+"""No event is longer: of a longer one the largest field is cut, a text to `CUT_CHARACTERS`."""
+CUT_CHARACTERS = 4000
 _SYNC_EVERY_S = 1.0
 _POLL_S = 0.1
 
@@ -148,7 +149,9 @@ def _line(event: Event) -> bytes:
     if len(line) <= LINE_LIMIT_BYTES:
         return line
     largest = max(event.data, key=lambda name: len(dumps(event.data[name])))
-    cut = {**event.data, largest: None, "cut": largest}
+    held = event.data[largest]
+    rest = f"{held[:CUT_CHARACTERS]} …" if isinstance(held, str) else None
+    cut = {**event.data, largest: rest, "cut": largest}
     return _line(Event(event.id, event.t, event.kind, cut))
 
 

@@ -73,7 +73,7 @@ def bars(
     comparison: Mapping[str, Json],
     *,
     title: str,
-    unit: str,
+    unit: str = "",
     work_unit: float = 1.0,
 ) -> Spec:
     """A comparison as bars with intervals, the subject first and in colour.
@@ -81,10 +81,11 @@ def bars(
     Args:
         comparison: `Comparison.to_json`, also found in a measurement's detail.
         title: Of the chart.
-        unit: Of the rates drawn ("Mk-mers/s").
+        unit: Of the rates drawn ("Mk-mers/s"); the subject's own if left out.
         work_unit: How much of the comparison's work makes one of ``unit`` (1e6).
     """
     sides = cast(list[dict[str, Any]], comparison["sides"])
+    unit = unit or str(sides[0].get("unit", "1/s"))  # figures stored before sides had units
     values = [_bar(side, index == 0, work_unit) for index, side in enumerate(sides)]
     ratios = [f"{with_interval(*side['ratio'], unit='x')} {side['name']}" for side in sides[1:]]
     y: Spec = {"field": "side", "type": "nominal", "sort": None, "title": None}

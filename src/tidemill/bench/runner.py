@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from tidemill.bench.environment import Environment
 from tidemill.bench.process import Ended, Listener, Terms, Work, perform
 from tidemill.bench.records import TrialOutcome
 from tidemill.bench.settings import from_json, to_json
+from tidemill.bench.sources import sources_of
 from tidemill.bench.system import System, find
 from tidemill.bench.trial import Budget, Progress, Trial
 from tidemill.errors import ConfigError
@@ -56,7 +58,7 @@ def run_trial(
     if (wall_s := known[name].limit_s(budget)) is None:
         raise ConfigError.of("budget", str(budget), "full", f"trial {name} has no quick form")
     full_config = to_json(from_json(found.config, config or {}))
-    environment = Environment.here()
+    environment = replace(Environment.here(), sources=sources_of(found))
     started = datetime.now(UTC)
     work = Work(reference, name, full_config, budget, wall_s, known[name].memory_mib * 2**20)
     ended = perform(work, listener(progress), terms)

@@ -18,13 +18,25 @@ from tidemill.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One field of a configuration, as a form or ``--help`` shows it."""
+    """One field of a configuration, as a form or ``--help`` shows it.
+
+    Args:
+        name: Of the field.
+        kind: Type of its values.
+        default: As JSON.
+        help: What it means.
+        choices: All values it can have; empty if they cannot be listed.
+        web_choices: The values that the site offers and takes, for a field that may also name a
+            file of this machine (``web_choices`` in its metadata); empty if there is no such limit.
+        optional: Whether it may stay unset.
+    """
 
     name: str
     kind: type
     default: Json
     help: str
     choices: tuple[str, ...] = ()
+    web_choices: tuple[str, ...] = ()
     optional: bool = False
 
 
@@ -37,7 +49,9 @@ def settings_of(config: type[Any]) -> tuple[Setting, ...]:
         default = item.default if item.default is not dataclasses.MISSING else None
         choices = _choices(kind) or tuple(item.metadata.get("choices", ()))
         help_text = str(item.metadata.get("help", ""))
-        found.append(Setting(item.name, kind, _plain_value(default), help_text, choices, optional))
+        web = tuple(item.metadata.get("web_choices", ()))
+        plain = _plain_value(default)
+        found.append(Setting(item.name, kind, plain, help_text, choices, web, optional))
     return tuple(found)
 
 
@@ -69,6 +83,16 @@ def from_settings(config: type[Any], settings: Iterable[str]) -> Any:
             raise ConfigError.of("--set", text, "of the form key=value")
         values[name.strip()] = value.strip()
     return from_json(config, values)
+
+
+def defaults_of(config: type[Any]) -> dict[str, Json]:
+    """All settings of a configuration class at their defaults, as JSON."""
+    return to_json(config())
+
+
+def is_under(values: Mapping[str, Json], settings: Mapping[str, Json]) -> bool:
+    """Whether ``values``, which may lack some settings, contradict none of ``settings``."""
+    return all(name in settings and settings[name] == value for name, value in values.items())
 
 
 def _plain_type(hint: Any) -> tuple[type, bool]:

@@ -6,6 +6,7 @@ read, so a claim whose target changes is judged anew. It knows nothing about pap
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ from tidemill.bench.records import (
     RunState,
     TrialOutcome,
 )
-from tidemill.bench.settings import dumps
+from tidemill.bench.settings import dumps, is_under
 from tidemill.bench.trial import Budget
 from tidemill.errors import ConfigError, InputError
 
@@ -106,7 +107,11 @@ class Store:
         return number
 
     def latest(
-        self, system: str, *, machine: str | None = None, code: str | None = None
+        self,
+        system: str,
+        *,
+        machine: str | None = None,
+        settings: Mapping[str, Json] | None = None,
     ) -> dict[str, Record]:
         """The newest record of each claim that has any, by claim id.
 
@@ -115,20 +120,42 @@ class Store:
         Args:
             system: Name of the system.
             machine: Only from this machine (`Environment.machine_id`).
-            code: Only from this code (`Environment.code`).
+            settings: Only measured under these settings; one that an outcome does not name counts
+                as equal, since it did not exist then or was left at its default.
         """
         o, m = tables.outcome, tables.measurement
-        newest = sa.select(sa.func.max(m.c.id)).join(o).where(o.c.system == system)
-        if machine is not None:
-            newest = newest.where(o.c.machine_id == machine)
-        if code is not None:
-            newest = newest.where(o.c.code == code)
+        newest = sa.select(sa.func.max(m.c.id)).join(o)
+        newest = newest.where(*self._only(system, machine, settings))
         query = _records().where(m.c.id.in_(newest.group_by(m.c.claim))).order_by(m.c.id)
         return {record.measurement.claim: record for record in self._read(query, _record)}
 
-    def history(self, system: str, claim: str, limit: int = 50) -> list[Record]:
-        """The last ``limit`` records of one claim, newest first."""
-        query = _records().where(tables.outcome.c.system == system)
+    def latest_outcomes(
+        self,
+        system: str,
+        *,
+        machine: str | None = None,
+        settings: Mapping[str, Json] | None = None,
+    ) -> dict[str, TrialOutcome]:
+        """How each trial last ended, by its name; one that was cancelled tells nothing of it.
+
+        The arguments are those of `latest`. The outcomes come without their measurements.
+        """
+        o = tables.outcome
+        newest = sa.select(sa.func.max(o.c.id)).where(o.c.outcome != "cancelled")
+        newest = newest.where(*self._only(system, machine, settings))
+        query = sa.select(o).where(o.c.id.in_(newest.group_by(o.c.trial)))
+        return {item.trial: item for item in self._read(query, lambda row: _outcome(row, ()))}
+
+    def history(
+        self,
+        system: str,
+        claim: str,
+        limit: int = 50,
+        *,
+        settings: Mapping[str, Json] | None = None,
+    ) -> list[Record]:
+        """The last ``limit`` records of one claim, newest first; ``settings`` as in `latest`."""
+        query = _records().where(*self._only(system, settings=settings))
         query = query.where(tables.measurement.c.claim == claim)
         return self._read(query.order_by(tables.measurement.c.id.desc()).limit(limit), _record)
 
@@ -238,6 +265,26 @@ class Store:
             if connection.execute(sa.select(tables.run.c.id).where(this)).first() is None:
                 raise InputError(f"run {run_id} — is not in this store; `runs()` lists them.")
         return False
+
+    def _only(
+        self,
+        system: str,
+        machine: str | None = None,
+        settings: Mapping[str, Json] | None = None,
+    ) -> list[sa.ColumnElement[bool]]:
+        """Conditions on an outcome; see `latest`."""
+        o = tables.outcome
+        found: list[sa.ColumnElement[bool]] = [o.c.system == system]
+        if machine is not None:
+            found.append(o.c.machine_id == machine)
+        if settings is not None:
+            # as text, since databases differ in comparing JSON; there are few different ones
+            text = sa.cast(o.c.config, sa.String)
+            query = sa.select(text).distinct().where(o.c.system == system)
+            with reading(self.engine) as connection:
+                known = connection.execute(query).scalars().all()
+            found.append(text.in_([one for one in known if is_under(json.loads(one), settings)]))
+        return found
 
     def _read(self, query: sa.Select[Any], build: Callable[[sa.RowMapping], Built]) -> list[Built]:
         with reading(self.engine) as connection:

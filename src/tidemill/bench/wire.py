@@ -19,6 +19,8 @@ def measurement_json(measurement: Measurement) -> dict[str, Json]:
 def measurement_of(fields: Mapping[str, Json]) -> Measurement:
     """The inverse of `measurement_json`; other fields than its own are left aside.
 
+    A detail that was cut for length (`events.LINE_LIMIT_BYTES`) is an empty one.
+
     Raises:
         ProtocolError: A field is missing or has the wrong type.
         ClaimError: The figures contradict each other.
@@ -38,7 +40,7 @@ def measurement_of(fields: Mapping[str, Json]) -> Measurement:
             subject=str(values["subject"]),
             baseline=str(values["baseline"]),
             stand_ins=stand_ins,
-            detail=dict(values["detail"]),
+            detail=dict(values["detail"] or {}),
         )
     except (KeyError, TypeError) as error:
         raise ProtocolError(f"measurement {sorted(values)} — not one: {error!r}.") from error

@@ -234,12 +234,17 @@ def _open_store() -> Store:
 def _listed(name: str, store: Store) -> dict[str, Any]:
     from tidemill.bench import find
     from tidemill.bench.environment import Environment
+    from tidemill.bench.settings import defaults_of
 
     try:
         system = find(name)
     except TidemillError as error:  # one broken package does not hide the others
         return {"name": name, "error": str(error)}
-    latest = store.latest(system.name, machine=Environment.here().machine_id)
+    latest = store.latest(
+        system.name,
+        machine=Environment.here().machine_id,
+        settings=defaults_of(system.config),
+    )
     verdicts = Counter(
         str(claim.verdict(latest[claim.id].measurement)) if claim.id in latest else "not run"
         for claim in system.claims

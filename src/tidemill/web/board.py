@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tidemill.bench import Claim, Status, System, Verdict
 from tidemill.bench.claim import Json
+from tidemill.bench.environment import Environment
 from tidemill.bench.records import Record, TrialOutcome
+from tidemill.bench.settings import defaults_of
+from tidemill.bench.sources import is_current
 from tidemill.bench.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """One claim with its newest figure, if there is one.
+    """One claim with its newest figure under the system's default settings, if there is one.
 
     Args:
         system: The system that the claim is of.
         claim: The claim.
         record: Its newest measurement on this machine, else on any other; None if there is none.
         is_here: Whether ``record`` is of this machine.
-        failure: The newer outcome of its trial that gave no figure; None if there is none.
+        is_of_this_code: Whether the files that ``record`` rests on are those of now.
+        failure: How its trial last ended on this machine, if badly; None if it ended well.
     """
 
     system: System
     claim: Claim
     record: Record | None
     is_here: bool
+    is_of_this_code: bool = False
     failure: TrialOutcome | None = None
 
     @property
@@ -40,9 +45,14 @@ class Standing:
         return self.claim.verdict(self.record.measurement) if self.record else None
 
     @property
-    def holds_here(self) -> bool:
-        """Whether the claim was measured on this machine and met its target."""
-        return self.is_here and self.verdict is Verdict.YES
+    def counts(self) -> bool:
+        """Whether the figure speaks for this machine; one that a newer attempt missed does not."""
+        return self.is_here and self.failure is None
+
+    @property
+    def verdict_here(self) -> Verdict | None:
+        """The verdict if it counts, else None."""
+        return self.verdict if self.counts else None
 
     @property
     def compared(self) -> dict[str, Json]:
@@ -72,6 +82,7 @@ class Standing:
                 "on_this_machine": self.is_here,
                 "machine": self.record.machine,
                 "code": self.record.code,
+                "of_this_code": self.is_of_this_code,
                 "budget": str(self.record.budget),
                 "started": self.record.started.isoformat(),
                 "disturbed": self.record.disturbed,
@@ -92,6 +103,12 @@ class Standing:
             "status": str(self.status),
             "holds": str(self.verdict) if self.verdict else None,
             "measured": measured,
+            "failure": self.failure
+            and {
+                "outcome": self.failure.outcome,
+                "error": self.failure.error,
+                "started": self.failure.started.isoformat(),
+            },
             "command": self.command,
         }
 
@@ -113,6 +130,8 @@ class Tally:
     holding: int
     failing: int
     unclear: int
+    older: int = 0
+    """Of those that hold, how many figures are of other code than the present."""
 
     @property
     def measured(self) -> int:
@@ -121,29 +140,37 @@ class Tally:
 
     @classmethod
     def of(cls, rows: Iterable[Standing]) -> Tally:
-        """Count ``rows``; figures of other machines do not count."""
+        """Count ``rows``; figures of other machines, and of trials that failed since, do not."""
         rows = tuple(rows)
-        here = [row.verdict for row in rows if row.is_here]
-        return cls(len(rows), *(here.count(v) for v in (Verdict.YES, Verdict.NO, Verdict.UNCLEAR)))
+        here = [row.verdict_here for row in rows]
+        holding, failing, unclear = (
+            here.count(v) for v in (Verdict.YES, Verdict.NO, Verdict.UNCLEAR)
+        )
+        older = sum(row.verdict_here is Verdict.YES and not row.is_of_this_code for row in rows)
+        return cls(len(rows), holding, failing, unclear, older)
 
 
-def standings(system: System, store: Store, machine_id: str) -> tuple[Standing, ...]:
-    """The claims of ``system`` in their order, each with its newest figure."""
-    here = store.latest(system.name, machine=machine_id)
+def standings(system: System, store: Store, environment: Environment) -> tuple[Standing, ...]:
+    """The claims of ``system`` in their order, each with its newest figure.
+
+    Only what was measured under the default settings counts: the claims are about these.
+    """
+    machine, settings = environment.machine_id, defaults_of(system.config)
+    here = store.latest(system.name, machine=machine, settings=settings)
     missing = any(claim.id not in here for claim in system.claims)
-    elsewhere = store.latest(system.name) if missing else {}
-    failures = _failures(store.outcomes(system.name) if missing else ())
+    elsewhere = store.latest(system.name, settings=settings) if missing else {}
+    ends = store.latest_outcomes(system.name, machine=machine, settings=settings)
     rows: list[Standing] = []
     for claim in system.claims:
-        record = here.get(claim.id) or elsewhere.get(claim.id)
-        failure = None if claim.id in here else failures.get(claim.trial.name)
+        record, end = here.get(claim.id) or elsewhere.get(claim.id), ends.get(claim.trial.name)
         rows.append(
             Standing(
                 system=system,
                 claim=claim,
                 record=record,
                 is_here=claim.id in here,
-                failure=failure,
+                is_of_this_code=record is not None and is_current(record.environment, system),
+                failure=end if end and end.outcome != "ok" else None,
             )
         )
     return tuple(rows)
@@ -157,13 +184,6 @@ def passages(rows: Iterable[Standing]) -> list[Passage]:
     return [Passage(same[0].system, same[0].claim.quote, tuple(same)) for same in found.values()]
 
 
-def _failures(outcomes: Iterable[TrialOutcome]) -> Mapping[str, TrialOutcome]:
-    newest: dict[str, TrialOutcome] = {}
-    for outcome in outcomes:  # newest first
-        newest.setdefault(outcome.trial, outcome)
-    return {name: outcome for name, outcome in newest.items() if outcome.outcome != "ok"}
-
-
 @dataclass(frozen=True, slots=True)
 class Note:
     """A working system as its lab note shows it."""
@@ -173,7 +193,7 @@ class Note:
     tally: Tally
 
     @classmethod
-    def of(cls, system: System, store: Store, machine_id: str) -> Note:
+    def of(cls, system: System, store: Store, environment: Environment) -> Note:
         """What is known of ``system`` on this machine."""
-        rows = standings(system, store, machine_id)
+        rows = standings(system, store, environment)
         return cls(system, rows, Tally.of(rows))

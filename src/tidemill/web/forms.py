@@ -32,14 +32,14 @@ class Field:
     @property
     def control(self) -> str:
         """Which kind of input fits: "choice", "whole", "real" or "text"."""
-        if self.setting.choices or self.setting.kind is bool:
+        if self.setting.choices or self.setting.web_choices or self.setting.kind is bool:
             return "choice"
         return {int: "whole", float: "real"}.get(self.setting.kind, "text")
 
     @property
     def choices(self) -> tuple[str, ...]:
         """What can be chosen; an empty one first if the setting may stay unset."""
-        known = self.setting.choices or ("true", "false")
+        known = self.setting.web_choices or self.setting.choices or ("true", "false")
         return ("", *known) if self.setting.optional else known
 
 
@@ -69,7 +69,7 @@ def blank(system: System, values: Mapping[str, Json] | None = None) -> Form:
     fields = tuple(
         Field(
             setting=setting,
-            value=_text(values.get(setting.name, setting.default)),
+            value=_text(_offered(setting, values.get(setting.name, setting.default))),
             help_zh=_help_zh(system, setting.name),
         )
         for setting in settings_of(system.config)
@@ -117,7 +117,20 @@ def as_settings(system: System, config: Mapping[str, Json]) -> list[str]:
     ]
 
 
+def _offered(setting: Setting, value: Json) -> Json:
+    """``value``, or the default where the site does not take it (a file named on a terminal)."""
+    is_offered = not setting.web_choices or value in setting.web_choices
+    return value if is_offered else setting.default
+
+
 def _refusal(system: System, values: Mapping[str, str]) -> str:
+    for setting in settings_of(system.config):
+        if not setting.web_choices or setting.name not in values:
+            continue
+        if (sent := values[setting.name]) not in setting.web_choices:
+            allowed = f"one of {', '.join(setting.web_choices)} from the web"
+            why = f"a file can be named on the command line: --set {setting.name}=FILE"
+            return str(ConfigError.of(setting.name, sent, allowed, why))
     try:
         from_json(system.config, values)
     except ConfigError as error:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from tidemill.bench import Status, System, Verdict, plots
 from tidemill.bench.claim import Json
-from tidemill.bench.settings import settings_of
+from tidemill.bench.settings import defaults_of, settings_of
 from tidemill.bench.store import Run
 from tidemill.web import forms
 from tidemill.web.board import Note, Standing, standings
@@ -76,7 +76,7 @@ def system_page(
             "from_run": from_run.id if from_run else "",
             "what": what,
             "missing": system.missing(),
-            "note": Note.of(system, site.store, site.environment.machine_id),
+            "note": Note.of(system, site.store, site.environment),
             "machine": machine_line(site.environment.machine),
             "history": [(run, forms.as_settings(system, run.config)) for run in runs],
             "feeds": format_links(Reader(request), place, (JSON,)),
@@ -98,8 +98,8 @@ def claims_chart(request: Request, name: str) -> Response:
     """All claims of a system against their targets."""
     site, language = site_of(request), Reader(request).language
     system = system_of(site, name)
-    rows = standings(system, site.store, site.environment.machine_id)
-    found = {row.claim.id: row.record.measurement for row in rows if row.record and row.is_here}
+    rows = standings(system, site.store, site.environment)
+    found = {row.claim.id: row.record.measurement for row in rows if row.record and row.counts}
     return chart(request, plots.claim_chart(system.claims, found, language))
 
 
@@ -109,7 +109,8 @@ def history_chart(request: Request, name: str, claim_id: str) -> Response:
     site = site_of(request)
     system = system_of(site, name)
     claim = next((claim for claim in system.claims if claim.id == claim_id), None)
-    records = site.store.history(name, claim_id, limit=_HISTORY) if claim else []
+    defaults = defaults_of(system.config)
+    records = site.store.history(name, claim_id, limit=_HISTORY, settings=defaults) if claim else []
     if claim is None or not records:
         raise Refused(404, "not_found", f"claim {claim_id[:80]!r} — no figures here.", f"/s/{name}")
     return chart(request, plots.history_chart(claim, records, Reader(request).language))
@@ -119,12 +120,12 @@ def history_chart(request: Request, name: str, claim_id: str) -> Response:
 def sides_chart(request: Request, name: str, claim_id: str) -> Response:
     """What the newest figure of a claim compared, as rates measured in the same run."""
     site, language = site_of(request), Reader(request).language
-    rows = standings(system_of(site, name), site.store, site.environment.machine_id)
+    rows = standings(system_of(site, name), site.store, site.environment)
     row = next((row for row in rows if row.claim.id == claim_id and row.compared), None)
     if row is None:
         raise Refused(404, "not_found", f"claim {claim_id[:80]!r} — no comparison.", f"/s/{name}")
     statement = row.claim.statement.in_language(language)
-    return chart(request, plots.bars(row.compared, title=statement, unit="1/s"))
+    return chart(request, plots.bars(row.compared, title=statement))
 
 
 @router.api_route("/claims", methods=_READ)
@@ -147,9 +148,7 @@ def board(
             reason = f"{name}={value[:40]!r} — {allowed}."
             raise Refused(400, "bad_request", reason, "/claims")
     rows = [
-        row
-        for one in site.systems.values()
-        for row in standings(one, site.store, site.environment.machine_id)
+        row for one in site.systems.values() for row in standings(one, site.store, site.environment)
     ]
     shown = [row for row in rows if _fits(row, chosen)]
     if kind == JSON:
@@ -177,7 +176,7 @@ def _fits(row: Standing, chosen: dict[str, str]) -> bool:
 
 
 def _system_json(site: Site, system: System) -> dict[str, Json]:
-    rows = standings(system, site.store, site.environment.machine_id)
+    rows = standings(system, site.store, site.environment)
     settings: list[Json] = [
         {
             "name": setting.name,

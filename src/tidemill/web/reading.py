@@ -243,7 +243,7 @@ def _list(
 
 
 def _note(site: Site, system: System) -> Note:
-    return Note.of(system, site.store, site.environment.machine_id)
+    return Note.of(system, site.store, site.environment)
 
 
 def _notes(site: Site, entries: Iterable[Entry]) -> dict[str | None, Note]:
@@ -254,10 +254,10 @@ def _notes(site: Site, entries: Iterable[Entry]) -> dict[str | None, Note]:
 def _systems_by_claims(site: Site) -> Callable[[str], Collection[str] | None]:
     """For ``claim:WORD`` in a query: the systems with at least one claim of that kind here."""
     kinds: dict[str, Callable[[Standing], bool]] = {
-        "holds": lambda row: row.holds_here,
-        "fails": lambda row: row.is_here and row.verdict == "no",
-        "unclear": lambda row: row.is_here and row.verdict == "unclear",
-        "measured": lambda row: row.is_here,
+        "holds": lambda row: row.verdict_here == "yes",
+        "fails": lambda row: row.verdict_here == "no",
+        "unclear": lambda row: row.verdict_here == "unclear",
+        "measured": lambda row: row.verdict_here is not None,
     }
 
     def systems(word: str) -> Collection[str] | None:

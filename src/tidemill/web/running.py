@@ -173,7 +173,7 @@ def _figures(system: System | None, trace: Trace) -> Iterator[Figure]:
     for data in trace.measurements:
         try:
             measurement = measurement_of(data)
-        except TidemillError:  # written by another version, or its detail was cut for length
+        except TidemillError:  # written by another version
             continue
         if measurement.claim in claims:
             yield Figure(claims[measurement.claim], measurement)

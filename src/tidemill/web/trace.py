@@ -12,6 +12,7 @@ from tidemill.bench.events import Event
 CURVE_POINTS = 400
 """A curve keeps at most twice as many points, then every second one goes."""
 LOG_LINES = 200
+_REPORT: dict[str, Json] = {"headline": {}, "facts": {}, "timings": {}, "tables": [], "charts": {}}
 
 
 @dataclass(slots=True)
@@ -76,7 +77,10 @@ class TrialTrace:
 
 @dataclass(slots=True)
 class Trace:
-    """What a run's events add up to."""
+    """What a run's events add up to.
+
+    ``cut`` names what was too long for an event: "detail of lift", "charts".
+    """
 
     last_id: int = 0
     started: str = ""
@@ -90,6 +94,7 @@ class Trace:
     trials: dict[str, TrialTrace] = field(default_factory=dict[str, TrialTrace])
     measurements: list[Mapping[str, Json]] = field(default_factory=list[Mapping[str, Json]])
     report: Mapping[str, Json] | None = None
+    cut: list[str] = field(default_factory=list[str])
     end: str = ""
     error: str = ""
 
@@ -120,8 +125,12 @@ class Trace:
                 self.log = [*self.log, _text(data, "text")][-LOG_LINES:]
             case "measurement":
                 self.measurements.append(data)
+                if cut := _text(data, "cut"):
+                    self.cut.append(f"{cut} of {_text(data, 'claim')}")
             case "report":
-                self.report = data
+                self.report = _REPORT | {name: v for name, v in data.items() if v is not None}
+                if cut := _text(data, "cut"):
+                    self.cut.append(cut)
             case "trial":
                 self._take_trial(data)
             case "end":

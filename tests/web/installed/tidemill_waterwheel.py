@@ -48,6 +48,10 @@ class WheelConfig:
         metadata={"help": "Which way it turns.", "choices": ("forwards", "backwards")},
     )
     squeaks: bool = field(default=False, metadata={"help": "Whether it says so in the log."})
+    river: str = field(
+        default="tub",
+        metadata={"help": "A shipped river or a file.", "web_choices": ("tub", "brook")},
+    )
     gate: str = field(default="", metadata={"help": "A file to wait for at half way."})
 
     def __post_init__(self) -> None:
@@ -94,8 +98,8 @@ def run(context: Context) -> Report:
 
 COMPARED: dict[str, Json] = {
     "sides": [
-        {"name": "wheel", "rate": [6.0, 5.9, 6.2]},
-        {"name": "bucket", "rate": [2.6, 2.5, 2.7], "ratio": [2.31, 2.12, 2.5]},
+        {"name": "wheel", "rate": [6.0, 5.9, 6.2], "unit": "l/s"},
+        {"name": "bucket", "rate": [2.6, 2.5, 2.7], "ratio": [2.31, 2.12, 2.5], "unit": "l/s"},
     ]
 }
 

@@ -22,12 +22,12 @@ from tidemill.bench.claim import Json
 from tidemill.bench.counts import Count
 from tidemill.bench.wording import figure
 from tidemill.systems.cusbf.blocked import BlockedBloom
-from tidemill.systems.cusbf.config import CuSBFConfig
+from tidemill.systems.cusbf.config import GENOMES, CuSBFConfig
 from tidemill.systems.cusbf.kernels import U8, U64
 from tidemill.systems.cusbf.kmer_filter import KmerFilter, pack
 from tidemill.systems.cusbf.superbloom import SuperBloom
 from tidemill.systems.cusbf.theory import super_fpr
-from tidemill.systems.cusbf.workloads import GENOMES, genome, random_genome, reverse_complement
+from tidemill.systems.cusbf.workloads import genome, random_genome, reverse_complement
 
 MATCHED_LOADS = {"21": 21.4, "86": 85.7}
 """Bits per k-mer at which filters of equal memory are compared, by the end of a claim's id."""

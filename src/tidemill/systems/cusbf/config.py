@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from tidemill.errors import ConfigError
 
+GENOMES = ("ecoli_k12", "ecoli_536", "lambda")
+"""Genomes that are shipped."""
 SHARD_BITS = 256
 """Bits of a shard, four 64-bit sectors: one hash bit of four goes into each sector."""
 
@@ -32,6 +34,10 @@ def check_parameters(*, k: int, s: int, m: int, hashes: int, bits: int, seed: in
 
 def _help(english: str, chinese: str) -> dict[str, str]:
     return {"help": english, "help_zh": chinese}
+
+
+def _genome(english: str, chinese: str) -> dict[str, object]:
+    return {**_help(english, chinese), "web_choices": GENOMES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +78,14 @@ class CuSBFConfig:
     )
     genome: str = field(
         default="ecoli_k12",
-        metadata=_help(
+        metadata=_genome(
             "What is inserted: a shipped genome or a FASTA/FASTQ file.",
             "插入的序列:随包附带的基因组或 FASTA/FASTQ 文件。",
         ),
     )
     relative: str = field(
         default="ecoli_536",
-        metadata=_help("Related genome or file that is queried.", "用于查询的近缘基因组或文件。"),
+        metadata=_genome("Related genome or file that is queried.", "用于查询的近缘基因组或文件。"),
     )
     reads: int = field(
         default=20_000,

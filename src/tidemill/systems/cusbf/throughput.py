@@ -182,7 +182,7 @@ def _versus(
 
 
 def _versus_recorded(claim: str, race: Comparison, recorded: float) -> Measurement:
-    constant = Timing(REFERENCE_IS, recorded, (1.0,) * race.repeats)
+    constant = Timing(REFERENCE_IS, recorded, (1.0,) * race.repeats, unit=race.subject.unit)
     against = Comparison((race.subject, constant), race.clock)
     made = _versus(claim, against, race.subject.name, REFERENCE_IS)
     stand_in = StandIn("the reference, in the same run", Status.MODELLED, REFERENCE_IS)
@@ -198,7 +198,12 @@ def _summed(races: dict[str, Comparison]) -> Comparison:
     timings = zip(*(race.timings for race in races.values()), strict=True)
     return Comparison(
         tuple(
-            Timing(one.name, one.work + two.work, tuple(np.add(one.seconds, two.seconds).tolist()))
+            Timing(
+                one.name,
+                one.work + two.work,
+                tuple(np.add(one.seconds, two.seconds).tolist()),
+                unit=one.unit,
+            )
             for one, two in timings
         ),
         "cpu",

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.errors import ConfigError
+from tidemill.systems.cusbf.config import GENOMES
 from tidemill.systems.cusbf.sequences import read_batches
 
 Bases: TypeAlias = "NDArray[np.uint8]"
@@ -23,8 +24,6 @@ _SHIPPED = {
     "ecoli_536": ("NC_008253.fna.gz", "Escherichia coli 536, RefSeq NC_008253"),
     "lambda": ("lambda_virus.fa.gz", "Enterobacteria phage lambda, RefSeq NC_001416.1"),
 }
-GENOMES = tuple(_SHIPPED)
-"""Names that `genome` knows."""
 
 
 @dataclass(frozen=True, slots=True)
