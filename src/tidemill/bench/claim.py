@@ -159,10 +159,14 @@ class Claim:
 
     def verdict(self, measurement: Measurement) -> Verdict:
         """Yes if the whole interval is on the good side, no if none of it is, else unclear."""
-        low, high = measurement.low, measurement.high
-        if self.direction is Direction.AT_MOST:
-            low, high = -high, -low
-        target = self.target if self.direction is Direction.AT_LEAST else -self.target
-        if low >= target:
-            return Verdict.YES
-        return Verdict.NO if high < target else Verdict.UNCLEAR
+        return verdict_of(measurement, self.direction, self.target)
+
+
+def verdict_of(measurement: Measurement, direction: Direction, target: float) -> Verdict:
+    """Yes if the whole interval is on the good side, no if none of it is, else unclear."""
+    low, high = measurement.low, measurement.high
+    if direction is Direction.AT_MOST:
+        low, high, target = -high, -low, -target
+    if low >= target:
+        return Verdict.YES
+    return Verdict.NO if high < target else Verdict.UNCLEAR

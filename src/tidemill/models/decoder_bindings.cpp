@@ -189,6 +189,7 @@ void bind_decoder(nb::module_& m) {
                     std::shared_ptr<Linear>, std::vector<float>>(),
            "shape"_a, "layers"_a, "embedding"_a, "output"_a, "output_norm"_a)
       .def_prop_ro("bytes", &Decoder::bytes, "Bytes of weights that a step of one token reads.")
+      .def_prop_ro("seconds", &Decoder::seconds, "Spent in steps so far, waiting not counted.")
       .def("step", &step, "caches"_a, "ids"_a, "counts"_a, "wanted"_a, "pool"_a,
            "Logits (sum of wanted, vocab) after the last `wanted[i]` of `counts[i]` ids each.")
       .def("step_greedy", &step_greedy, "caches"_a, "ids"_a, "counts"_a, "wanted"_a, "pool"_a,
