@@ -179,6 +179,7 @@ def _head(
     mean = layer.key_mean[head]
     return head_plan(
         _widths(layer, head, k_bits=k_bits, mode=mode, peel=peel),
+        scales=_scales(layer, head, peel=peel) if is_compact else None,
         norms=norms if is_compact else None,
         v_bits=v_bits,
         v_range=(low, high) if is_compact else None,
@@ -199,6 +200,19 @@ def _widths(layer: LayerStatistics, head: int, *, k_bits: float, mode: Mode, pee
         return allocate((query + energy) / 2, int(blocks * k_bits))
     # an error e_i moves the logit by q_iᵀe_i, whose square is on average ∝ E‖q_i‖² E‖e_i‖²
     return allocate_within(query * energy, int(2 * blocks * k_bits) + 16, 8)
+
+
+def _scales(layer: LayerStatistics, head: int, *, peel: bool) -> NDArray[np.float64]:
+    """How much each block is stretched before it shares its group's error with the others.
+
+    A group's error falls equally on its blocks: D · Σ a²e / B over each a², and moves logits by
+    Σ w / a² of that (w, e: energies of queries and keys). Least at a² = √(w / e): Σ√(we) squared in
+    place of Σw Σe, which is larger wherever queries are strong in other blocks than keys.
+    """
+    energy = layer.residual_energy[head] if peel else layer.key_energy[head]
+    query = layer.query_energy[head]
+    least = 1e-6 * np.array([query.max(), energy.max()]) + 1e-30
+    return (np.maximum(query, least[0]) / np.maximum(energy, least[1])) ** 0.25
 
 
 def _checksum(tensors: Mapping[str, NDArray[np.generic]], facts: Mapping[str, str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -20,23 +21,30 @@ from tidemill.systems.blockgtq.config import Mode, check_bits
 from tidemill.systems.blockgtq.statistics import F32, LayerStatistics, rotate
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tidemill.models.model_file import ModelFile
     from tidemill.models.sockets import NativeKVCache
 
 SOCKET = "kv-cache"
-CALIBRATION_TOKENS = 1024
 _OPTIONS = re.compile(r"k(?P<k>[1-8](?:\.\d+)?)v(?P<v>[1-4])(?:,(?P<mode>paper|compact|uniform))?")
 
 
 @dataclass(frozen=True, slots=True)
 class BlockGTQPlug:
-    """A plug of the socket ``kv-cache``."""
+    """A plug of the socket ``kv-cache``.
+
+    Args:
+        k_bits: Per dimension of a key.
+        v_bits: Per dimension of a value.
+        mode: How they are spent.
+        calibration_tokens: Of WikiText-2 train, if the model was not calibrated before.
+        folder: Of calibrations; by default that of the models.
+    """
 
     k_bits: float = 3.0
     v_bits: int = 3
     mode: Mode = Mode.COMPACT
+    calibration_tokens: int = 1024
+    folder: Path | None = None
 
     @classmethod
     def parse(cls, options: str) -> BlockGTQPlug:
@@ -59,7 +67,8 @@ class BlockGTQPlug:
         Raises:
             UnsupportedModel: Its heads do not fit.
         """
-        plan = calibration_of(model).plan(self.k_bits, self.v_bits, self.mode)
+        calibration = calibration_of(model, self.calibration_tokens, self.folder)
+        plan = calibration.plan(self.k_bits, self.v_bits, self.mode)
         native = kernels.load()
         codecs = [head.codec for layer in plan.heads for head in layer]
         config, pages = model.config, -(-tokens // kernels.TILE)
@@ -79,7 +88,7 @@ class PackedPool:
         return kernels.load().packed_kv(self.arena)
 
 
-def calibration_of(model: ModelFile, folder: Path | None = None) -> Calibration:
+def calibration_of(model: ModelFile, n_tokens: int, folder: Path | None = None) -> Calibration:
     """What was kept in ``folder`` (default: beside the models), else of a run made now.
 
     Raises:
@@ -94,7 +103,7 @@ def calibration_of(model: ModelFile, folder: Path | None = None) -> Calibration:
             "packed; leave --kv out."
         )
     fingerprint = _fingerprint(model)
-    path = (folder or ModelStore().root) / f"{fingerprint[:24]}.blockgtq"
+    path = (folder or ModelStore().root) / f"{fingerprint[:24]}-{n_tokens}.blockgtq"
     if path.is_file():
         try:
             found = Calibration.load(path)
@@ -102,15 +111,13 @@ def calibration_of(model: ModelFile, folder: Path | None = None) -> Calibration:
                 return found
         except CorruptFile:
             pass  # made anew, and replaced as a whole
-    made = calibrate_natively(model, fingerprint)
+    made = calibrate_natively(model, fingerprint, n_tokens)
     path.parent.mkdir(parents=True, exist_ok=True)
     made.save(path)
     return made
 
 
-def calibrate_natively(
-    model: ModelFile, fingerprint: str, n_tokens: int = CALIBRATION_TOKENS
-) -> Calibration:
+def calibrate_natively(model: ModelFile, fingerprint: str, n_tokens: int) -> Calibration:
     """Statistics of one pass of the native decoder over WikiText-2 train; no torch."""
     from tidemill.models.native_decoder import NativeDecoder
 
