@@ -1,4 +1,4 @@
-"""``tidemill blockgtq …`` from a text file to a plan, with a small random model for the real one."""
+"""``tidemill blockgtq …`` from a text file to a plan; a small random model stands in."""
 
 from __future__ import annotations
 

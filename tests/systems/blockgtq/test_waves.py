@@ -7,6 +7,7 @@ import pytest
 from tests.systems.blockgtq.tiny_models import layer
 
 from tidemill.native import available_levels
+from tidemill.native import kernels as native_kernels
 from tidemill.systems.blockgtq import Calibration, LayerStatistics, kernels
 
 BASES = (1e4, 1e5, 1e6)
@@ -37,7 +38,7 @@ def test_the_mean_adds_what_its_turning_blocks_do(dim: int, base: float, level: 
     draw = np.random.default_rng(dim)
     mean, query = draw.standard_normal((2, dim)).astype(np.float32)
     mean[[1, 1 + dim // 2]] = 0  # a block that carries nothing
-    codec, native = codec_of(dim, base, mean, level), kernels.load(level)
+    codec, native = codec_of(dim, base, mean, level), native_kernels("blockgtq", level)
     half = dim // 2
     amplitude = np.hypot(mean[:half], mean[half:]) @ np.hypot(query[:half], query[half:])
     for start in (0, 5, 262_144):
@@ -53,6 +54,6 @@ def test_a_mean_of_slow_blocks_alone_or_of_fast_ones_alone_is_added(level: str) 
         mean, query = np.zeros(64, np.float32), np.ones(64, np.float32)
         mean[[*blocks]] = 2
         codec, out = codec_of(64, 1e6, mean, level), np.empty(320, np.float32)
-        kernels.load(level).mean_scores(codec, query, out, 77)
+        native_kernels("blockgtq", level).mean_scores(codec, query, out, 77)
         wanted = exact(query.astype(float), mean.astype(float), 1e6, 77 + np.arange(320))
         assert np.abs(out - wanted).max() < 3 * ERROR * len(blocks)

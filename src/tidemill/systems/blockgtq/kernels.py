@@ -19,10 +19,10 @@ F32: TypeAlias = "NDArray[np.float32]"
 Bytes: TypeAlias = "NDArray[np.uint8]"
 TILE = 32
 """Tokens of a tile."""
-
-
-class Group(Protocol):
-    """One width group; opaque to Python."""
+Group: TypeAlias = object
+"""One width group."""
+PackedArena: TypeAlias = object
+"""Memory that packed sequences share."""
 
 
 class Codec(Protocol):
@@ -33,35 +33,11 @@ class Codec(Protocol):
     tile_bytes: int
 
 
-class PackedArena(Protocol):
-    """Memory that packed sequences share."""
-
-    page_bytes: int
-
-
-class Recording(NativeKVCache, Protocol):
-    """A sequence that keeps what its layers attend with, flat, by token and head."""
-
-    def queries(self, layer: int) -> F32:
-        """Rotated queries."""
-        ...
-
-    def keys(self, layer: int) -> F32:
-        """Rotated keys."""
-        ...
-
-    def values(self, layer: int) -> F32:
-        """Values."""
-        ...
-
-
 class Kernels(Protocol):
     """What both native levels offer."""
 
     PackedArena: Callable[[int, int, list[Codec], bool, int], PackedArena]
     """Of layers, KV heads, their codecs, whether RoPE is interleaved, and pages."""
-    RecordingKV: Callable[[NativeKVCache], Recording]
-    """Around another sequence."""
 
     def make_group(
         self, width: int, centroids: Sequence[float], dims: int, low: float, high: float
@@ -98,10 +74,6 @@ class Kernels(Protocol):
         """Fill ``keys`` and ``values`` (tokens x dim) from slots ``start``…."""
         ...
 
-    def mean_scores(self, codec: Codec, query: F32, out: F32, *, base: int) -> None:
-        """What the mean key alone adds to the scores (log2) of ``out.size`` tokens."""
-        ...
-
     def attend(  # noqa: PLR0913 - the native signature
         self,
         codecs: Sequence[Codec],
@@ -125,23 +97,6 @@ class Kernels(Protocol):
 
     def packed_kv(self, arena: PackedArena) -> NativeKVCache:
         """A new sequence of a native decoder whose tiles come from ``arena``."""
-        ...
-
-    def attend_dense(
-        self,
-        keys: NDArray[np.generic],
-        values: NDArray[np.generic],
-        queries: F32,
-        out: F32,
-        *,
-        tokens: int,
-        scale: float,
-        threads: int,
-    ) -> None:
-        """Over halves (uint16) or floats, whole tiles.
-
-        Keys rows x tiles x (dim x 32), values rows x tokens x dim.
-        """
         ...
 
 

@@ -1,13 +1,9 @@
 #include "kv_bindings.hpp"
 
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
-
 #include "packed_kv.hpp"
-#include "recording_kv.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -17,14 +13,6 @@ namespace tidemill::blockgtq {
 namespace {
 
 using models::KVCache;
-using Floats = nb::ndarray<nb::numpy, float, nb::ndim<1>>;
-
-Floats copied(const std::vector<float>& list) {
-  auto* const memory = new float[std::max<size_t>(list.size(), 1)];
-  const nb::capsule owner(memory, [](void* at) noexcept { delete[] static_cast<float*>(at); });
-  std::copy(list.begin(), list.end(), memory);
-  return Floats(memory, {list.size()}, owner);
-}
 
 }  // namespace
 
@@ -46,14 +34,6 @@ void bind_kv(nb::module_& m) {
         return std::make_shared<PackedKV>(std::move(arena));
       },
       "arena"_a, "A new, empty sequence whose pages come from `arena`.");
-  nb::class_<RecordingKV, KVCache>(m, "RecordingKV", "Keeps what another cache is given.")
-      .def(nb::init<std::shared_ptr<KVCache>>(), "inner"_a)
-      .def("queries",
-           [](const RecordingKV& self, size_t layer) { return copied(self.seen(layer).queries); })
-      .def("keys",
-           [](const RecordingKV& self, size_t layer) { return copied(self.seen(layer).keys); })
-      .def("values",
-           [](const RecordingKV& self, size_t layer) { return copied(self.seen(layer).values); });
 }
 
 }  // namespace tidemill::blockgtq

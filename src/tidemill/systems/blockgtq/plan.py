@@ -121,7 +121,7 @@ class HeadPlan:
         )
 
     def key_basis(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Permutation to groups, scales and each group's rotation as one matrix, and its inverse."""
+        """Permutation to groups, scales and their rotations as one matrix, and its inverse."""
         made = np.zeros((2, self.dim, self.dim))
         row, scales = 0, np.array(self.scales * 2)
         for g in self.groups:
@@ -196,7 +196,16 @@ class Plan:
         text = json.dumps(
             [
                 [
-                    [h.widths, h.scales, h.v_bits, h.v_range, h.marginal, h.mean, h.frequencies, h.v_seed]
+                    [
+                        h.widths,
+                        h.scales,
+                        h.v_bits,
+                        h.v_range,
+                        h.marginal,
+                        h.mean,
+                        h.frequencies,
+                        h.v_seed,
+                    ]
                     + [[g.low, g.high] for g in h.groups]
                     for h in layer
                 ]
@@ -212,7 +221,7 @@ def _as_float(dim: int, seed: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(rotation(dim, seed), dtype=np.float32)
 
 
-def head_plan(
+def head_plan(  # noqa: PLR0913 - one parameter per fact, all but one by name
     widths: tuple[int, ...],
     *,
     scales: NDArray[np.float64] | None = None,

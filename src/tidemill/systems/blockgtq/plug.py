@@ -10,7 +10,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,13 +18,12 @@ from tidemill.errors import ConfigError, CorruptFile, UnsupportedModel
 from tidemill.systems.blockgtq import kernels, workloads
 from tidemill.systems.blockgtq.calibration import Calibration
 from tidemill.systems.blockgtq.config import Mode, check_bits
-from tidemill.systems.blockgtq.statistics import F32, LayerStatistics, rotate
+from tidemill.systems.blockgtq.statistics import F32, LayerStatistics
 
 if TYPE_CHECKING:
     from tidemill.models.model_file import ModelFile
     from tidemill.models.sockets import NativeKVCache
 
-SOCKET = "kv-cache"
 _OPTIONS = re.compile(r"k(?P<k>[1-8](?:\.\d+)?)v(?P<v>[1-4])(?:,(?P<mode>paper|compact|uniform))?")
 
 
@@ -56,7 +55,7 @@ class BlockGTQPlug:
         found = _OPTIONS.fullmatch(options or "k3v3")
         if found is None:
             allowed = "kXvY or kXvY,MODE with X in 1-8, Y in 1-4, MODE paper, compact or uniform"
-            raise ConfigError.of(SOCKET, f"blockgtq:{options}", allowed, "as in blockgtq:k3v3")
+            raise ConfigError.of("kv-cache", f"blockgtq:{options}", allowed, "as in blockgtq:k3v3")
         k_bits, v_bits = float(found["k"]), int(found["v"])
         check_bits(k_bits, v_bits)
         return cls(k_bits, v_bits, Mode(found["mode"] or Mode.COMPACT))
@@ -69,12 +68,12 @@ class BlockGTQPlug:
         """
         calibration = calibration_of(model, self.calibration_tokens, self.folder)
         plan = calibration.plan(self.k_bits, self.v_bits, self.mode)
-        native = kernels.load()
         codecs = [head.codec for layer in plan.heads for head in layer]
         config, pages = model.config, -(-tokens // kernels.TILE)
-        interleaved = config.rope_interleaved
-        arena = native.PackedArena(config.layers, config.kv_heads, codecs, interleaved, pages)
-        return PackedPool(arena)
+        sizes = config.layers, config.kv_heads
+        return PackedPool(
+            kernels.load().PackedArena(*sizes, codecs, config.rope_interleaved, pages)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,36 +118,20 @@ def calibration_of(model: ModelFile, n_tokens: int, folder: Path | None = None) 
 
 def calibrate_natively(model: ModelFile, fingerprint: str, n_tokens: int) -> Calibration:
     """Statistics of one pass of the native decoder over WikiText-2 train; no torch."""
-    from tidemill.models.native_decoder import NativeDecoder
+    from tidemill.models.native_capture import capture
 
     config, text = model.config, workloads.text("train")
     ids = model.tokenizer.encode(text[: 16 * n_tokens])[: min(n_tokens, config.context_length)]
-    decoder = NativeDecoder(model, context=len(ids), kv_tokens=len(ids))
-    seen = kernels.load().RecordingKV(decoder.sequence())
-    decoder.prefill(cast(Any, seen), ids)
-    layers = [_statistics(model, seen, layer, len(ids)) for layer in range(config.layers)]
+    layers: list[LayerStatistics] = []
+
+    def keep(layer: int, queries: F32, keys: F32, values: F32) -> None:
+        frequencies = np.asarray(config.inverse_frequencies(layer), dtype=np.float64)
+        layers.append(LayerStatistics.of(queries, keys, values, frequencies))
+
+    capture(model, ids, keep)
     windows = tuple(config.window(layer) or 0 for layer in range(config.layers))
     digest = hashlib.sha256(text.encode()).hexdigest()
     return Calibration(tuple(layers), windows, fingerprint, digest, len(ids))
-
-
-def _statistics(
-    model: ModelFile, seen: kernels.Recording, layer: int, tokens: int
-) -> LayerStatistics:
-    config = model.config
-    frequencies = np.asarray(config.inverse_frequencies(layer), dtype=np.float64)
-
-    def heads(flat: F32) -> F32:
-        return flat.reshape(tokens, -1, config.head_dim).swapaxes(0, 1)
-
-    def still(flat: F32) -> F32:
-        x = heads(flat)
-        if config.rope_interleaved:
-            x = np.concatenate([x[..., ::2], x[..., 1::2]], axis=-1)
-        return rotate(x, frequencies, np.arange(tokens), sign=-1)
-
-    queries, keys = still(seen.queries(layer)), still(seen.keys(layer))
-    return LayerStatistics.of(queries, keys, heads(seen.values(layer)), frequencies)
 
 
 def _fingerprint(model: ModelFile) -> str:

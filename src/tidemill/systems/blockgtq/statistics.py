@@ -96,14 +96,3 @@ def _carrying(mean: F64, residual: F64) -> F64:
     half = mean.shape[-1] // 2
     carries = mean[:, :half] ** 2 + mean[:, half:] ** 2 > _WORTH * residual
     return np.where(np.concatenate([carries, carries], axis=1), mean, 0.0)
-
-
-def rotate(x: F32, frequencies: F64, positions: NDArray[np.int64], *, sign: int = 1) -> F32:
-    """RoPE, split halves: turn each block of ``x`` (…, T, d) by sign · frequency · position."""
-    angles = sign * positions[:, None] * frequencies
-    cos, sin = np.cos(angles), np.sin(angles)
-    half = x.shape[-1] // 2
-    one, two = x[..., :half], x[..., half:]
-    return np.concatenate([one * cos - two * sin, two * cos + one * sin], axis=-1).astype(
-        np.float32
-    )

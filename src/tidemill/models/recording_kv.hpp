@@ -1,18 +1,17 @@
-// A cache that also keeps the rotated queries and keys and the values of all it sees, for
-// calibration without torch.
+// A cache that also keeps the rotated queries and keys and the values of all it sees.
 #pragma once
 
 #include <algorithm>
 #include <memory>
 #include <vector>
 
-#include "../../models/kv.hpp"
+#include "kv.hpp"
 
-namespace tidemill::blockgtq {
+namespace tidemill::models {
 
-class RecordingKV final : public models::KVCache {
+class RecordingKV final : public KVCache {
  public:
-  explicit RecordingKV(std::shared_ptr<models::KVCache> inner)
+  explicit RecordingKV(std::shared_ptr<KVCache> inner)
       : inner_(std::move(inner)), layers_(inner_->shape().layers) {}
 
   struct Seen {
@@ -20,7 +19,7 @@ class RecordingKV final : public models::KVCache {
   };
   const Seen& seen(size_t layer) const { return layers_.at(layer); }
 
-  models::KVShape shape() const override { return inner_->shape(); }
+  KVShape shape() const override { return inner_->shape(); }
   size_t length() const override { return inner_->length(); }
   size_t bytes() const override { return inner_->bytes(); }
   size_t capacity() const override { return inner_->capacity(); }
@@ -36,14 +35,12 @@ class RecordingKV final : public models::KVCache {
   }
   void commit(size_t tokens) override { inner_->commit(tokens); }
   void truncate(size_t length) override { inner_->truncate(length); }
-  size_t tasks(const models::Queries& queries) const override { return inner_->tasks(queries); }
-  size_t scratch_floats(const models::Queries& queries) const override {
+  size_t tasks(const Queries& queries) const override { return inner_->tasks(queries); }
+  size_t scratch_floats(const Queries& queries) const override {
     return inner_->scratch_floats(queries);
   }
-  void attend(const models::Queries& queries, size_t task) const override {
-    inner_->attend(queries, task);
-  }
-  void finish(const models::Queries& queries) const override {
+  void attend(const Queries& queries, size_t task) const override { inner_->attend(queries, task); }
+  void finish(const Queries& queries) const override {
     for (size_t token = 0; token < queries.tokens; ++token)
       keep(layers_[queries.layer].queries, queries.q + token * queries.ldq,
            queries.heads * shape().head_dim);
@@ -55,8 +52,8 @@ class RecordingKV final : public models::KVCache {
     list.insert(list.end(), from, from + count);
   }
 
-  std::shared_ptr<models::KVCache> inner_;
+  std::shared_ptr<KVCache> inner_;
   mutable std::vector<Seen> layers_;  // finish() is called once, by the step's own thread
 };
 
-}  // namespace tidemill::blockgtq
+}  // namespace tidemill::models
