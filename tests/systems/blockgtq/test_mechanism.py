@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.systems.blockgtq.tiny_models import FREQUENCIES, layer, statistics
 
+from tidemill.models.hf_rope import rotate
 from tidemill.models.lloyd_max import Marginal, codebook, distortion
 from tidemill.models.rotation import rotation
 from tidemill.native import available_levels
@@ -23,7 +24,6 @@ from tidemill.systems.blockgtq import (
 )
 from tidemill.systems.blockgtq.allocator import predicted
 from tidemill.systems.blockgtq.config import Mode
-from tidemill.systems.blockgtq.statistics import rotate
 
 MODES = [("uniform", False), ("paper", False), ("compact", False), ("compact", True)]
 # Max 1960 for 1-5 bits; 6-8 bits from solving Lloyd's equations to 1e-13 by Newton steps

@@ -11,7 +11,7 @@ same codec and the same kernels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,27 @@ def rounded_cache(config: Any, rounding: Any) -> Any:
     return Rounded(config=config)
 
 
+class DenseKernels(Protocol):
+    """The native rivals."""
+
+    def attend_dense(
+        self,
+        keys: NDArray[np.generic],
+        values: NDArray[np.generic],
+        queries: F32,
+        out: F32,
+        *,
+        tokens: int,
+        scale: float,
+        threads: int,
+    ) -> None:
+        """Over halves (uint16) or floats, whole tiles.
+
+        Keys rows x tiles x (dim x 32), values rows x tokens x dim.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class DenseCells:
     """Keys and values of some KV heads for the dense kernels, in tiles of 32 tokens."""
@@ -79,7 +100,7 @@ class DenseCells:
 
     def attend(self, queries: F32, out: F32, scale: float, threads: int) -> None:
         """Softmax attention of (rows, heads, dim) queries over all tokens, into ``out``."""
-        kernels.load().attend_dense(
+        cast(DenseKernels, kernels.load()).attend_dense(
             self.keys,
             self.values,
             queries,

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.errors import ConfigError, MissingCapability
-from tidemill.systems.blockgtq.statistics import LayerStatistics, rotate
+from tidemill.models.hf_rope import rotate
+from tidemill.systems.blockgtq.statistics import LayerStatistics
 
 F32 = NDArray[np.float32]
 SPLITS = ("train", "test")
