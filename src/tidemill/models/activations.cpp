@@ -16,17 +16,10 @@ namespace {
 constexpr float kSmallest = 1e-30f;  // below it 127 / largest overflows; such a block is zero
 constexpr size_t kTokensPerTask = 4;
 
-struct Planes {
-  BlockInfo first, fine;
-  bool has_fine = false;
-};
-
-Planes failed(int8_t* codes) {
+BlockInfo failed(int8_t* codes) {
   std::fill_n(codes, kBlock, int8_t{0});
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  Planes planes;
-  planes.first = {nan, nan, 0, 0};
-  return planes;
+  return {nan, nan, 0, 0};
 }
 
 // Adds the last few squares (fewer than eight) and the strands.
@@ -69,49 +62,39 @@ float energy_of(const float* x, size_t size) {
   return finish_energy(x + i, size - i, lanes);
 }
 
-__m256i packed_codes(const __m256i (&rounded)[4]) {
-  const __m256i low = _mm256_packs_epi32(rounded[0], rounded[1]);
-  const __m256i high = _mm256_packs_epi32(rounded[2], rounded[3]);
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
-}
-
-BlockInfo store_codes(__m256i packed, float scale, int8_t* codes) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), packed);
-  int32_t first, second;
-  sums_of(packed, first, second);
-  return info_of(scale, first, second);
-}
-
-Planes quantise_block(const float* x, float limit, int8_t* codes, int8_t* fine) {
+float largest_in(const float* x) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
-  __m256 value[4], top = _mm256_setzero_ps(), poison = _mm256_setzero_ps();
-  for (int i = 0; i < 4; ++i) {
-    value[i] = _mm256_loadu_ps(x + 8 * i);
-    top = _mm256_max_ps(top, _mm256_andnot_ps(sign, value[i]));
-    poison = _mm256_or_ps(poison, _mm256_sub_ps(value[i], value[i]));
-  }
-  if (_mm256_movemask_ps(_mm256_cmp_ps(poison, poison, _CMP_UNORD_Q)) != 0) return failed(codes);
+  __m256 top = _mm256_setzero_ps();
+  for (size_t i = 0; i < kBlock; i += 8)
+    top = _mm256_max_ps(top, _mm256_andnot_ps(sign, _mm256_loadu_ps(x + i)));
   __m128 four = _mm_max_ps(_mm256_castps256_ps128(top), _mm256_extractf128_ps(top, 1));
   four = _mm_max_ps(four, _mm_movehl_ps(four, four));
-  const float largest = _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+  return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+}
+
+bool is_finite_block(const float* x) {
+  __m256 poison = _mm256_setzero_ps();
+  for (size_t i = 0; i < kBlock; i += 8) {
+    const __m256 value = _mm256_loadu_ps(x + i);
+    poison = _mm256_or_ps(poison, _mm256_sub_ps(value, value));
+  }
+  return _mm256_movemask_ps(_mm256_cmp_ps(poison, poison, _CMP_UNORD_Q)) == 0;
+}
+
+BlockInfo code_block(const float* x, float largest, int8_t* codes) {
   const bool is_zero = largest < kSmallest;
   const __m256 inverse = _mm256_set1_ps(is_zero ? 0.0f : 127.0f / largest);
   __m256i rounded[4];
-  for (int i = 0; i < 4; ++i) rounded[i] = _mm256_cvtps_epi32(_mm256_mul_ps(value[i], inverse));
-  Planes planes;
-  const float scale = is_zero ? 0.0f : largest / 127.0f;
-  planes.first = store_codes(packed_codes(rounded), scale, codes);
-  planes.has_fine = largest > limit;
-  if (!planes.has_fine) return planes;
-  const __m256i most = _mm256_set1_epi32(127), least = _mm256_set1_epi32(-127);
-  for (int i = 0; i < 4; ++i) {
-    const __m256 rest = _mm256_fmsub_ps(value[i], inverse, _mm256_cvtepi32_ps(rounded[i]));
-    const __m256i code = _mm256_cvtps_epi32(_mm256_mul_ps(rest, _mm256_set1_ps(256.0f)));
-    rounded[i] = _mm256_max_epi32(_mm256_min_epi32(code, most), least);
-  }
-  planes.fine = store_codes(packed_codes(rounded), scale * kFinePart, fine);
-  return planes;
+  for (int i = 0; i < 4; ++i)
+    rounded[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse));
+  const __m256i low = _mm256_packs_epi32(rounded[0], rounded[1]);
+  const __m256i high = _mm256_packs_epi32(rounded[2], rounded[3]);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i packed = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), packed);
+  int32_t first, second;
+  sums_of(packed, first, second);
+  return info_of(is_zero ? 0.0f : largest / 127.0f, first, second);
 }
 
 #else
@@ -125,33 +108,25 @@ float energy_of(const float* x, size_t size) {
   return finish_energy(x + i, size - i, lanes);
 }
 
-BlockInfo sum_codes(const int8_t* codes, float scale) {
-  int32_t half[2] = {0, 0};
-  for (size_t i = 0; i < kBlock; ++i) half[i / 16] += codes[i];
-  return info_of(scale, half[0], half[1]);
+float largest_in(const float* x) {
+  float largest = 0.0f;
+  for (size_t i = 0; i < kBlock; ++i) largest = std::max(largest, std::fabs(x[i]));
+  return largest;
 }
 
-Planes quantise_block(const float* x, float limit, int8_t* codes, int8_t* fine) {
-  float largest = 0.0f;
-  for (size_t i = 0; i < kBlock; ++i) {
-    if (!std::isfinite(x[i])) return failed(codes);
-    largest = std::max(largest, std::fabs(x[i]));
-  }
+bool is_finite_block(const float* x) {
+  return std::all_of(x, x + kBlock, [](float value) { return std::isfinite(value); });
+}
+
+BlockInfo code_block(const float* x, float largest, int8_t* codes) {
   const bool is_zero = largest < kSmallest;
   const float inverse = is_zero ? 0.0f : 127.0f / largest;
-  for (size_t i = 0; i < kBlock; ++i) codes[i] = static_cast<int8_t>(std::lrintf(x[i] * inverse));
-  Planes planes;
-  const float scale = is_zero ? 0.0f : largest / 127.0f;
-  planes.first = sum_codes(codes, scale);
-  planes.has_fine = largest > limit;
-  if (!planes.has_fine) return planes;
+  int32_t half[2] = {0, 0};
   for (size_t i = 0; i < kBlock; ++i) {
-    const float rest = std::fma(x[i], inverse, -static_cast<float>(codes[i]));
-    const auto code = std::lrintf(rest * 256.0f);
-    fine[i] = static_cast<int8_t>(std::clamp(code, -127L, 127L));
+    codes[i] = static_cast<int8_t>(std::lrintf(x[i] * inverse));
+    half[i / 16] += codes[i];
   }
-  planes.fine = sum_codes(fine, scale * kFinePart);
-  return planes;
+  return info_of(is_zero ? 0.0f : largest / 127.0f, half[0], half[1]);
 }
 
 #endif
@@ -172,11 +147,8 @@ void Activations::quantise(Pool& pool) {
   if (quantised_) return;
   codes_.resize(std::max(codes_.size(), tokens_ * blocks_ * kBlock));
   infos_.resize(std::max(infos_.size(), tokens_ * blocks_));
-  fine_codes_.resize(codes_.size());
-  fine_infos_.resize(infos_.size());
-  is_fine_.resize(infos_.size());
-  fine_tokens_.resize(std::max(fine_tokens_.size(), chunks() * kChunk * blocks_));
-  fine_counts_.resize(std::max(fine_counts_.size(), chunks() * blocks_));
+  found_.resize(std::max(found_.size(), tokens_));
+  lists_.resize(std::max(lists_.size(), chunks()));
   std::atomic<bool> finite{true};
   pool.run((tokens_ + kTokensPerTask - 1) / kTokensPerTask, [&](unsigned, size_t task) {
     const size_t end = std::min(tokens_, (task + 1) * kTokensPerTask);
@@ -184,7 +156,7 @@ void Activations::quantise(Pool& pool) {
     for (size_t token = task * kTokensPerTask; token < end; ++token) all &= quantise_token(token);
     if (!all) finite.store(false, std::memory_order_relaxed);
   });
-  pool.run(chunks(), [&](unsigned, size_t chunk) { list_fine(chunk); });
+  pool.run(chunks(), [&](unsigned, size_t chunk) { list_towers(chunk); });
   finite_ = finite.load();
   quantised_ = true;
 }
@@ -192,40 +164,53 @@ void Activations::quantise(Pool& pool) {
 bool Activations::quantise_token(size_t token) {
   const size_t chunk = token / kChunk, width = chunk_tokens(chunk);
   const size_t base = chunk * kChunk * blocks_ + token % kChunk;
-  const float limit = kFine * std::sqrt(energy_of(row(token), cols_) / static_cast<float>(cols_));
+  const float limit =
+      kTowering * std::sqrt(energy_of(row(token), cols_) / static_cast<float>(cols_));
+  std::vector<Found>& found = found_[token];
+  found.clear();
   bool finite = true;
   for (size_t block = 0; block < blocks_; ++block) {
     const float* x = row(token) + block * kBlock;
     const size_t there = cols_ - block * kBlock;
-    float padded[kBlock] = {};
-    if (there < kBlock) {
-      std::copy_n(x, there, padded);
-      x = padded;
-    }
+    float copy[kBlock] = {};
+    if (there < kBlock) x = std::copy_n(x, there, copy) - there;
     const size_t at = base + block * width;
-    const Planes planes =
-        quantise_block(x, limit, codes_.data() + at * kBlock, fine_codes_.data() + at * kBlock);
-    infos_[at] = planes.first;
-    fine_infos_[at] = planes.fine;
-    is_fine_[at] = planes.has_fine;
-    finite &= !std::isnan(planes.first.scale);
+    int8_t* const codes = codes_.data() + at * kBlock;
+    if (!is_finite_block(x)) {
+      infos_[at] = failed(codes);
+      finite = false;
+      continue;
+    }
+    float largest = largest_in(x);
+    if (largest > limit) {
+      if (x != copy) std::copy_n(x, kBlock, copy);
+      for (size_t column = 0; column < kBlock; ++column) {
+        if (!(std::fabs(copy[column]) > limit)) continue;
+        found.push_back({static_cast<uint32_t>(block), static_cast<uint8_t>(column), copy[column]});
+        copy[column] = 0.0f;
+      }
+      x = copy;
+      largest = largest_in(x);
+    }
+    infos_[at] = code_block(x, largest, codes);
   }
   return finite;
 }
 
-void Activations::list_fine(size_t chunk) {
-  const size_t width = chunk_tokens(chunk);
-  const uint8_t* is_fine = is_fine_.data() + chunk * kChunk * blocks_;
-  uint8_t* tokens = fine_tokens_.data() + chunk * kChunk * blocks_;
-  uint8_t* const counts = fine_counts_.data() + chunk * blocks_;
-  for (size_t block = 0; block < blocks_; ++block, is_fine += width, tokens += kChunk) {
-    size_t count = 0;
-    for (size_t token = 0; token < width; ++token) {
-      tokens[count] = static_cast<uint8_t>(token);
-      count += is_fine[token];
-    }
-    counts[block] = static_cast<uint8_t>(count);
-  }
+// Sorts what the tokens of a chunk found by block.
+void Activations::list_towers(size_t chunk) {
+  Chunk& list = lists_[chunk];
+  const size_t first = chunk * kChunk, end = first + chunk_tokens(chunk);
+  list.ends.assign(blocks_ + 1, 0);
+  for (size_t token = first; token < end; ++token)
+    for (const Found& found : found_[token]) ++list.ends[found.block + 1];
+  for (size_t block = 0; block < blocks_; ++block) list.ends[block + 1] += list.ends[block];
+  list.towers.resize(list.ends[blocks_]);
+  std::vector<uint32_t> next(list.ends.begin(), list.ends.end());
+  for (size_t token = first; token < end; ++token)
+    for (const Found& found : found_[token])
+      list.towers[next[found.block]++] = {found.value, static_cast<uint16_t>(token - first),
+                                          found.column};
 }
 
 }  // namespace tidemill::models

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "pool.hpp"
@@ -15,13 +16,18 @@ namespace tidemill::models {
 constexpr size_t kBlock = 32;   // inputs that share a scale
 constexpr size_t kChunk = 128;  // columns (tokens) that lie together, so that a chunk stays in L2
 
-// A block whose largest input is more than this many times its token's rms has a second plane of
-// codes for what the first leaves, 1/256 as large. So the error that is left is at most
-// kFine^2 / (12 * 127^2) of the token's energy, however a few inputs tower over the others.
-constexpr float kFine = 3.0f;
-constexpr float kFinePart = 1.0f / 256.0f;
+// An input of more than this many times its token's rms is kept as a float, beside the codes. So
+// the error of the codes is at most kTowering^2 / (12 * 127^2) of the token's energy, however far a
+// few inputs tower over the others.
+constexpr float kTowering = 3.0f;
 
-// Of one block of one token: x ~ scale * code, summed over its planes.
+struct Tower {
+  float value;
+  uint16_t token;  // in its chunk
+  uint8_t column;  // in its block
+};
+
+// Of one block of one token: x ~ scale * code.
 struct BlockInfo {
   float scale;         // NaN when the block holds a NaN or an infinity, so that outputs show it
   float scaled_sum;    // scale * sum, what a matrix with minima multiplies them with
@@ -55,30 +61,34 @@ class Activations {
   }
   const BlockInfo* infos(size_t chunk) const { return infos_.data() + chunk * kChunk * blocks_; }
 
-  // The second planes, where there are any: codes and infos as those of the first, but only those
-  // of the listed tokens count. fine_tokens: kChunk for each block, fine_counts of them in use.
-  const int8_t* fine_codes(size_t chunk) const {
-    return fine_codes_.data() + chunk * kChunk * blocks_ * kBlock;
+  // What is kept as floats in a block of a chunk, by token, then column.
+  std::span<const Tower> towers(size_t chunk, size_t block) const {
+    const Chunk& list = lists_[chunk];
+    return {list.towers.data() + list.ends[block], list.towers.data() + list.ends[block + 1]};
   }
-  const BlockInfo* fine_infos(size_t chunk) const {
-    return fine_infos_.data() + chunk * kChunk * blocks_;
-  }
-  const uint8_t* fine_tokens(size_t chunk) const {
-    return fine_tokens_.data() + chunk * kChunk * blocks_;
-  }
-  const uint8_t* fine_counts(size_t chunk) const { return fine_counts_.data() + chunk * blocks_; }
 
  private:
+  struct Found {
+    uint32_t block;
+    uint8_t column;
+    float value;
+  };
+  struct Chunk {
+    std::vector<Tower> towers;
+    std::vector<uint32_t> ends;  // of the block before; one more than there are blocks
+  };
+
   bool quantise_token(size_t token);
-  void list_fine(size_t chunk);
+  void list_towers(size_t chunk);
 
   const float* x_ = nullptr;
   size_t ldx_ = 0, tokens_ = 0, cols_ = 0, blocks_ = 0;
   bool quantised_ = false;
   bool finite_ = true;
-  std::vector<int8_t> codes_, fine_codes_;
-  std::vector<BlockInfo> infos_, fine_infos_;
-  std::vector<uint8_t> is_fine_, fine_tokens_, fine_counts_;
+  std::vector<int8_t> codes_;
+  std::vector<BlockInfo> infos_;
+  std::vector<std::vector<Found>> found_;  // of each token
+  std::vector<Chunk> lists_;
 };
 
 }  // namespace tidemill::models

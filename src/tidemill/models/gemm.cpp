@@ -18,15 +18,13 @@ inline void prefetch(const uint8_t* block) {
     __builtin_prefetch(block + kPrefetch + line, 0, 2);
 }
 
-// Some tokens of one chunk.
+// The tokens of one chunk.
 struct Columns {
+  const Activations& x;
+  size_t chunk;
   const int8_t* codes;
   const BlockInfo* infos;
-  const int8_t* fine_codes;  // of the second plane, for the listed tokens only
-  const BlockInfo* fine_infos;
-  const uint8_t* fine_tokens;  // kChunk for each block
-  const uint8_t* fine_counts;
-  size_t width;  // tokens of the chunk: the stride from block to block
+  size_t width;  // tokens: the stride from block to block
 };
 
 void store_rows(float* y, size_t rows, const Sums& sums) {
@@ -57,13 +55,10 @@ void multiply_few(const uint8_t* group, size_t blocks, const Columns& x, size_t 
     const size_t at = index * kTokens;
     for (size_t t = 0; t < kTokens; ++t)
       sums[t] = block.add(sums[t], x.codes + (at + t) * kBlock, x.infos[at + t]);
-    if (x.fine_counts[index] == 0) return;
-    const uint8_t* token = x.fine_tokens + index * kChunk;
-    const uint8_t* const end = token + x.fine_counts[index];
-    for (size_t t = 0; t < kTokens; ++t) {  // sums stay in registers: no index but a constant
-      if (token == end || *token != t) continue;
-      sums[t] = block.add(sums[t], x.fine_codes + (at + t) * kBlock, x.fine_infos[at + t]);
-      ++token;
+    for (const Tower& tower : x.x.towers(x.chunk, index)) {
+      const Sums weights = block.column(tower.column);
+      for (size_t t = 0; t < kTokens; ++t)  // no index but a constant: sums stay in registers
+        if (tower.token == t) sums[t] = add_product(sums[t], weights, tower.value);
     }
   });
   for (size_t t = 0; t < kTokens; ++t) store_rows(y + t * ldy, rows, sums[t]);
@@ -79,10 +74,8 @@ void multiply_many(const uint8_t* group, size_t blocks, const Columns& x, size_t
     const size_t at = index * x.width;
     for (size_t t = 0; t < x.width; ++t)
       sums[t] = block.add(sums[t], x.codes + (at + t) * kBlock, x.infos[at + t]);
-    for (size_t i = 0; i < x.fine_counts[index]; ++i) {
-      const size_t t = x.fine_tokens[index * kChunk + i];
-      sums[t] = block.add(sums[t], x.fine_codes + (at + t) * kBlock, x.fine_infos[at + t]);
-    }
+    for (const Tower& tower : x.x.towers(x.chunk, index))
+      sums[tower.token] = add_product(sums[tower.token], block.column(tower.column), tower.value);
   });
   for (size_t t = 0; t < x.width; ++t) store_rows(y + t * ldy, rows, sums[t]);
 }
@@ -111,9 +104,7 @@ void multiply_groups(const uint8_t* weights, size_t groups, size_t rows, const A
                      float* y, size_t ldy) {
   const size_t blocks = x.blocks(), group_bytes = blocks / F::kSuperBlocks * F::kSuperBytes;
   for (size_t chunk = 0; chunk < x.chunks(); ++chunk) {
-    const Columns columns{x.codes(chunk),       x.infos(chunk),       x.fine_codes(chunk),
-                          x.fine_infos(chunk),  x.fine_tokens(chunk), x.fine_counts(chunk),
-                          x.chunk_tokens(chunk)};
+    const Columns columns{x, chunk, x.codes(chunk), x.infos(chunk), x.chunk_tokens(chunk)};
     float* const out = y + chunk * kChunk * ldy;
     for (size_t group = 0; group < groups; ++group) {
       const size_t row = group * kRows;
