@@ -181,9 +181,8 @@ def _templates() -> jinja2.Environment:
     functions: tuple[Callable[..., object], ...] = (
         *(wording.figure, figures.quantity, figures.interval, figures.target, figures.span),
         *(figures.memory, figures.minute, figures.code_name, figures.machine_line),
-        *(figures.span_of, filters.tag, filters.unlinked, filters.authors),
+        *(figures.span_of, filters.tag, filters.unlinked, filters.authors, filters.paper_path),
         *(filters.page_numbers, filters.import_line, filters.said, filters.fact),
-        filters.paper_path,
         *(filters.script_tag, board.passages),
     )
     named = {function.__name__: function for function in functions}

@@ -123,15 +123,16 @@ def test_projections_of_one_input_share_one_choice() -> None:
     assert seen[0] == seen[1] == seen[2]
 
 
+@pytest.mark.parametrize("even", [True, False])
 @pytest.mark.parametrize("mode", list(selection.Mode))
-def test_every_mode_reads_the_bits_asked_for(mode: selection.Mode) -> None:
+def test_every_mode_reads_the_bits_asked_for(mode: selection.Mode, *, even: bool) -> None:
     from tidemill.systems.grinqh.reading import trace
     from tidemill.systems.grinqh.torch_model.model import quantize
 
     model = llama()
     made = quantize(model, calib=ids(), head=False, threads=1)
     for bits in (2.0, 2.5, 3.0, 4.5):
-        made.set_bits(prefill=bits, mode=mode)
+        made.set_bits(prefill=bits, mode=mode, even=even)
         with trace() as found:
             perplexity_like(model, ids())
         assert found.average_bits == pytest.approx(bits, abs=0.1)

@@ -75,11 +75,10 @@ def static_mix(
 
     The same water-filling as GRINQH's, with the same budget for each layer.
     """
-    budgets = calibration.budgets(bits, model.ladder)
     return {
         name: None
         if name == model.head
-        else Fixed(by_budget(calibration.groups[name].energy, budgets[name], levels=model.ladder))
+        else Fixed(by_budget(calibration.groups[name].energy, bits, levels=model.ladder))
         for name in model.groups
     }
 

@@ -79,6 +79,17 @@ class Calibration:
                 high = middle
         return {name: 2.0**high * each.rows for name, each in self.groups.items()}
 
+    def own_waters(self, bits: float, levels: tuple[int, ...] = ALL) -> dict[str, float]:
+        """The threshold at which each group alone reads ``bits`` on average, as TEAL has them.
+
+        Raises:
+            ConfigError: ``bits`` is out of range.
+        """
+        return {
+            name: Calibration({name: each}, self.tokens).waters(bits, levels)[name]
+            for name, each in self.groups.items()
+        }
+
     def budgets(self, bits: float, levels: tuple[int, ...] = ALL) -> dict[str, float]:
         """The bits that each group reads on average under that λ."""
         waters = self.waters(bits, levels)

@@ -44,10 +44,11 @@ constexpr size_t plane_bytes(size_t plane, size_t rows) {
 
 // The columns that one token reads, by level, and its inputs with the columns' scales folded in.
 struct Sorted {
-  std::array<std::vector<uint32_t>, kPlanes> list;
+  std::array<uint32_t*, kPlanes> list{};  // into columns, which is not cleared first: it is large
   std::array<size_t, kPlanes> count{};
-  std::vector<uint32_t> skipped;
-  std::vector<float> x;
+  std::unique_ptr<uint32_t[]> columns;
+  std::unique_ptr<float[]> x;
+  size_t size = 0;
 };
 
 class Matrix {

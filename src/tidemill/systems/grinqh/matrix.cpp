@@ -92,17 +92,21 @@ size_t Matrix::halves(size_t begin, size_t end) const {
 }
 
 void Matrix::sort(const float* x, const uint8_t* levels, Sorted& sorted) const {
-  sorted.x.resize(cols_);
-  for (auto& list : sorted.list) list.resize(cols_);
-  sorted.skipped.resize(cols_);
-  uint32_t* list[7] = {sorted.skipped.data(), nullptr, sorted.list[0].data(), sorted.list[1].data(),
-                       sorted.list[2].data(), nullptr, sorted.list[3].data()};
+  if (sorted.size < cols_) {
+    sorted.columns = std::make_unique_for_overwrite<uint32_t[]>((kPlanes + 1) * cols_);
+    sorted.x = std::make_unique_for_overwrite<float[]>(cols_);
+    sorted.size = cols_;
+  }
+  for (size_t k = 0; k < kPlanes; ++k) sorted.list[k] = sorted.columns.get() + k * cols_;
+  uint32_t* const skipped = sorted.columns.get() + kPlanes * cols_;
+  uint32_t* list[7] = {skipped,        nullptr, sorted.list[0], sorted.list[1],
+                       sorted.list[2], nullptr, sorted.list[3]};
   for (size_t j = 0; j < cols_; ++j) sorted.x[j] = x[j] * col_scale_[j];
   for (size_t j = 0; j < cols_; ++j)  // no branch: levels are as good as random
     *list[levels[j]]++ = static_cast<uint32_t>(j);
   static constexpr size_t kLevel[] = {2, 3, 4, 6};
   for (size_t k = 0; k < kPlanes; ++k)
-    sorted.count[k] = static_cast<size_t>(list[kLevel[k]] - sorted.list[k].data());
+    sorted.count[k] = static_cast<size_t>(list[kLevel[k]] - sorted.list[k]);
 }
 
 void Matrix::apply(const float* x, const uint8_t* levels, float* y, models::Pool& pool) const {
@@ -130,7 +134,7 @@ void Matrix::columns(const Sorted& sorted, size_t begin, size_t end, float* y) c
   static thread_local std::vector<int16_t> sums;
   sums.assign((end - begin) * kGroup, 0);
   for (size_t level = 0; level < kPlanes; ++level) {
-    const uint32_t* const list = sorted.list[level].data();
+    const uint32_t* const list = sorted.list[level];
     const size_t count = sorted.count[level];
     const Table& table = tables_[level];
     const auto at = [&](size_t plane, uint32_t column) {

@@ -120,6 +120,7 @@ def points(
     ways |= {f"static {bits:g}": static_mix(graded, calibration, bits) for bits in widths}
     if reach is Reach.DECODE:
         ways["threshold 3"] = subject.choices(subject.code_bits(3), Mode.THRESHOLD)
+        ways["one λ 3"] = subject.choices(subject.code_bits(3), even=False)
         ways["proportion 3"] = subject.choices(subject.code_bits(3), Mode.PROPORTION)
         ways |= {f"skip {bits:g}": skipping(graded, bits) for bits in (2, 3)}
     rounded = [round_to_nearest(bits) for bits in widths]

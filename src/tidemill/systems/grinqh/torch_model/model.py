@@ -44,6 +44,7 @@ class Setting:
         head: Of the output embedding, in decode, if it is graded.
         mode: What keeps the average.
         block: Neighbouring channels that share a level, where they can be divided so.
+        even: Whether all layers get the same, or what one threshold over all gives them.
     """
 
     decode: float | None = None
@@ -51,6 +52,7 @@ class Setting:
     head: float | None = None
     mode: Mode = Mode.BUDGET
     block: int = 1
+    even: bool = True
 
 
 class GrinqhModel:
@@ -60,7 +62,7 @@ class GrinqhModel:
         model: The torch model, changed in place.
         layers: Its graded layers by module name.
         skipped: Modules with weights left as they were, and why.
-        calibration: What `set_bits` divides bits among layers by; None: equal shares.
+        calibration: What thresholds come from; None: budgets and shares only.
         source_sha256: Of the weights that were quantised, in order.
         head: Name of the graded output embedding, or "".
     """
@@ -114,6 +116,7 @@ class GrinqhModel:
         head: Bits = None,
         mode: Mode | str | None = None,
         block: int | None = None,
+        even: bool | None = None,
     ) -> None:
         """Change what the next calls read; nothing is loaded anew. None leaves a value as it is.
 
@@ -123,6 +126,8 @@ class GrinqhModel:
             head: Of the output embedding in decode, or "full".
             mode: "budget", "threshold" (asks for a calibration) or "proportion".
             block: Neighbouring channels that share a level, where they can be divided so.
+            even: Whether all layers get the same, or what one threshold over all gives them (with a
+                calibration); measured, even is better.
 
         Raises:
             ConfigError: A value is out of range, or there is no calibration for "threshold".
@@ -136,6 +141,7 @@ class GrinqhModel:
             self._bits("head", head, now.head),
             self._mode(now.mode if mode is None else mode),
             now.block if block is None else block,
+            now.even if even is None else even,
         )
         self.control.wanted = Stages(
             self.choices(wanted, wanted.decode, wanted.head),
@@ -167,9 +173,7 @@ class GrinqhModel:
     ) -> dict[str, Choice | None]:
         """How each group chooses at ``bits``, the head at its own; None: the top level."""
         found = dict[str, Choice | None].fromkeys(self.groups)
-        known = self.calibration if setting.mode is not Mode.PROPORTION else None
-        waters = known.waters(bits, self.ladder) if known and bits is not None else {}
-        budgets = known.budgets(bits, self.ladder) if known and bits is not None else {}
+        waters, budgets = self._calibrated(setting, bits)
         for name, group in self.groups.items():
             wanted = head if name == self.head else bits
             if wanted is None:
@@ -177,11 +181,25 @@ class GrinqhModel:
             block = setting.block if group.selector.channels % setting.block == 0 else 1
             if setting.mode is Mode.PROPORTION:
                 found[name] = Shares(group.norm2, shares_for(wanted, self.ladder))
-            elif setting.mode is Mode.THRESHOLD and name in waters:
+            elif name in waters:
                 found[name] = Threshold(group.selector, waters[name], block)
             else:
                 found[name] = Budget(group.selector, budgets.get(name, wanted), block)
         return found
+
+    def _calibrated(
+        self, setting: Setting, bits: float | None
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Thresholds and budgets of groups that follow from the calibration, where it is asked."""
+        known = self.calibration
+        if known is None or bits is None:
+            return {}, {}
+        if setting.mode is Mode.THRESHOLD:
+            waters = known.own_waters if setting.even else known.waters
+            return waters(bits, self.ladder), {}
+        if setting.mode is Mode.BUDGET and not setting.even:
+            return {}, known.budgets(bits, self.ladder)
+        return {}, {}
 
     def save_pretrained(self, folder: Path | str, tokenizer: Any = None) -> None:
         """Write the model to ``folder``; `from_pretrained` gives it back.
@@ -216,7 +234,7 @@ def quantize(
     Args:
         model: In float32, float16 or bfloat16, on the CPU.
         calib: Texts (with ``tokenizer``), or token ids: a sequence of integers, or rows of them.
-            Divides bits among layers; without, all layers get the same.
+            Weighs what q, k and v need of their common input, and gives thresholds.
         tokenizer: Of transformers.
         levels: What a channel may be read at: 0 and some of 2, 3, 4, 6.
         outlier: Scaled weights beyond this are kept exactly.

@@ -51,9 +51,11 @@ class Subject:
         self.full = self._scored("source", 32.0, Reach.DECODE)
         self.graded = quantize(self.model, calib=torch.tensor(train), head=False, threads=threads)
 
-    def choices(self, bits: float, mode: Mode = Mode.BUDGET) -> dict[str, Choice | None]:
+    def choices(
+        self, bits: float, mode: Mode = Mode.BUDGET, *, even: bool = True
+    ) -> dict[str, Choice | None]:
         """GRINQH's choices at ``bits`` of codes."""
-        return self.graded.choices(Setting(mode=mode), bits)
+        return self.graded.choices(Setting(mode=mode, even=even), bits)
 
     def code_bits(self, read: float) -> float:
         """Code bits at which GRINQH reads ``read`` bits in all, found on a little train text."""
