@@ -29,7 +29,6 @@ from tidemill.systems.blockgtq.plan import Plan
 from tidemill.systems.blockgtq.store import PackedStore, Window
 
 ATTENTION = "tidemill_blockgtq"
-"""Name of the attention implementation: ``model.set_attn_implementation(ATTENTION)``."""
 MOST_QUERIES = 16
 """With more at once (a prompt) one layer is unpacked for the time of its attention."""
 SATURATED = 0.001
@@ -105,8 +104,7 @@ class PackedLayer(CacheLayerMixin):
     def offload(self) -> None:
         """Nothing to do: it is on the CPU."""
 
-    def prefetch(self) -> None:
-        """Nothing to do: it is on the CPU."""
+    prefetch = offload
 
     def reset(self) -> None:
         """Forget all tokens."""
