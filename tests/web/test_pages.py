@@ -10,11 +10,11 @@ from pathlib import Path
 from urllib.parse import quote, urldefrag
 
 import pytest
+from house import House
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from visitor import Visitor
 
-from conftest import House
 from tidemill.bench.store import Store
 from tidemill.feed.library import Library
 from tidemill.web import create_app

@@ -24,6 +24,8 @@ _SPELLINGS = re.compile(
 _CONTENT = (
     "title", "abstract", "authors", "subjects", "doi", "journal_ref", "comment", "license", "links",
 )  # fmt: skip
+DOI = re.compile(r"10\.\d{4,9}/[^\s\\{}\"`^|\x00-\x20\x7f]{1,300}")
+"""A DOI; registrants may use more signs, but none does use those that a bibliography trips over."""
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)")
 
 

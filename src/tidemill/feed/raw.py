@@ -34,6 +34,7 @@ class RawEntry:
         announced: The day of its announcement.
         certainty: How well that day is known.
         revised: When the source says that the paper last changed.
+        origin: Who announced it, as a page's dated line says: "arXiv", "Nature".
         announce_type: "new", "cross", "replace" or "replace-cross" if arXiv said so.
         category: The digest's category under which the source lists it.
         why: The page that does.
@@ -55,6 +56,7 @@ class RawEntry:
     comment: str | None = None
     license: str | None = None
     links: tuple[str, ...] = ()
+    origin: str | None = None
     announce_type: str | None = None
     category: str | None = None
     why: str = ""

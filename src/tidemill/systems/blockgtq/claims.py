@@ -116,7 +116,7 @@ def _cut(claim: str, bits: int, target: float, how: Text) -> Claim:
     )
 
 
-def _wins(claim: str, target: float, how: Text, paper_value: str = "") -> Claim:
+def _wins(claim: str, target: float, how: Text, paper_value: Text | str = "") -> Claim:
     return Claim(
         id=f"{claim}-wins",
         quote=_CUT if claim == "mae" else _MATCHED,
@@ -136,7 +136,9 @@ _CODES = Text("code bits equal, the paper's mode", "码字比特相等,论文模
 _BYTES = Text("bytes equal, norms counted, compact mode", "字节数相等、计入范数,紧凑模式")
 
 
-def _ratio(claim: str, quote: str, statement: Text, target: float, paper_value: str = "") -> Claim:
+def _ratio(
+    claim: str, quote: str, statement: Text, target: float, paper_value: Text | str = ""
+) -> Claim:
     return Claim(
         id=claim,
         quote=quote,
@@ -149,7 +151,7 @@ def _ratio(claim: str, quote: str, statement: Text, target: float, paper_value: 
     )
 
 
-def _faster(claim: str, statement: Text, target: float, paper_value: str = "") -> Claim:
+def _faster(claim: str, statement: Text, target: float, paper_value: Text | str = "") -> Claim:
     return Claim(
         id=claim,
         quote=_FASTER,
@@ -165,7 +167,7 @@ def _faster(claim: str, statement: Text, target: float, paper_value: str = "") -
 CLAIMS = (
     _cut("mae", 2, 32, _CODES),
     _cut("mae", 3, 32, _CODES),
-    _wins("mae", 100, _CODES, "367 of 367"),
+    _wins("mae", 100, _CODES, Text("367 of 367", "367 层中的 367 层")),
     _cut("equal-bytes", 2, 30, _BYTES),
     _cut("equal-bytes", 3, 30, _BYTES),
     _wins("equal-bytes", 97.2, _BYTES),
@@ -197,7 +199,7 @@ CLAIMS = (
             "K3V3 困惑度(紧凑模式减均值)与未量化模型之比",
         ),
         1.05,
-        "fp16-comparable",
+        Text("fp16-comparable", "与 fp16 相当"),
     ),
     _ratio(
         "kl-k3v3-q4",
@@ -230,7 +232,7 @@ CLAIMS = (
         unit="points",
         direction=Direction.AT_LEAST,
         target=50,
-        paper_value="26.8 points",
+        paper_value=Text("26.8 points", "26.8 个百分点"),
         trial=RETRIEVAL,
     ),
     Claim(
@@ -294,7 +296,7 @@ CLAIMS = (
             "最长上下文(完整预算 128K)打包注意力对比自研稠密 fp16 内核,七查询头共一 KV 头,两线程",
         ),
         1.34,
-        "1.34x on a GPU",
+        Text("1.34x on a GPU", "GPU 上 1.34 倍"),
     ),
     _faster(
         "attention-float",
