@@ -192,7 +192,7 @@ class BlockGTQCache(Cache):
             CorruptFile: It is cut short or damaged.
             InputError: It was packed with another plan.
         """
-        tensors, facts = unpack(data, "cache bytes")
+        tensors, facts = unpack(data, "cache bytes", "start the text anew")
         if facts["plan"] != plan.digest:
             raise InputError(
                 f"cache bytes of plan {facts['plan'][:12]} — this plan is {plan.digest[:12]}; "
