@@ -27,12 +27,15 @@ def pack(tensors: Tensors, facts: Mapping[str, str]) -> bytes:
     return save(cast(Any, arrays), {**facts, _CHECKSUM: _checksum(arrays, facts)})
 
 
-def unpack(data: bytes, what: str) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
+def unpack(
+    data: bytes, what: str, remedy: str
+) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
     """What `pack` was given.
 
     Args:
         data: What it gave.
         what: Names the data in messages.
+        remedy: What the user can do about damage.
 
     Raises:
         CorruptFile: It is cut short, damaged or something else.
@@ -40,7 +43,7 @@ def unpack(data: bytes, what: str) -> tuple[dict[str, NDArray[np.generic]], dict
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    wrong = f"{what} — {{}}; must be whole and as it was written; make it anew."
+    wrong = f"{what} — {{}}; must be whole and as it was written; {remedy}."
     try:
         tensors = cast("dict[str, NDArray[np.generic]]", load(data))
         header: Any = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

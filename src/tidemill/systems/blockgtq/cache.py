@@ -29,7 +29,6 @@ from tidemill.systems.blockgtq.plan import Plan
 from tidemill.systems.blockgtq.store import PackedStore, Window
 
 ATTENTION = "tidemill_blockgtq"
-"""Name of the attention implementation: ``model.set_attn_implementation(ATTENTION)``."""
 MOST_QUERIES = 16
 """With more at once (a prompt) one layer is unpacked for the time of its attention."""
 SATURATED = 0.001
@@ -105,8 +104,7 @@ class PackedLayer(CacheLayerMixin):
     def offload(self) -> None:
         """Nothing to do: it is on the CPU."""
 
-    def prefetch(self) -> None:
-        """Nothing to do: it is on the CPU."""
+    prefetch = offload
 
     def reset(self) -> None:
         """Forget all tokens."""
@@ -194,7 +192,7 @@ class BlockGTQCache(Cache):
             CorruptFile: It is cut short or damaged.
             InputError: It was packed with another plan.
         """
-        tensors, facts = unpack(data, "cache bytes")
+        tensors, facts = unpack(data, "cache bytes", "start the text anew")
         if facts["plan"] != plan.digest:
             raise InputError(
                 f"cache bytes of plan {facts['plan'][:12]} — this plan is {plan.digest[:12]}; "

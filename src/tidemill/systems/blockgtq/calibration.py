@@ -198,7 +198,7 @@ def _scales(layer: LayerStatistics, head: int, *, peel: bool) -> NDArray[np.floa
 def _read(path: Path) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
     if not path.is_file():
         raise InputError(f"{path} — there is no such file; must be what Calibration.save wrote.")
-    tensors, facts = unpack(path.read_bytes(), str(path))
+    tensors, facts = unpack(path.read_bytes(), str(path), "calibrate again")
     if facts.get("format") != _FORMAT or len(tensors) % len(_FIELDS):
         found = facts.get("format")
         raise CorruptFile(f"{path} — format {found!r}; must be {_FORMAT}; calibrate again.")

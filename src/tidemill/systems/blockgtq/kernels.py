@@ -20,7 +20,6 @@ Bytes: TypeAlias = "NDArray[np.uint8]"
 TILE = 32
 """Tokens of a tile."""
 Group: TypeAlias = object
-"""One width group."""
 PackedArena: TypeAlias = object
 """Memory that packed sequences share."""
 

@@ -52,7 +52,7 @@ class Scale:
 
 SCALES = {
     Budget.QUICK: Scale("smollm2-135m", 1024, 2, 256, 6, 1200),
-    Budget.FULL: Scale("qwen2.5-coder-0.5b", 2048, 8, 513, 30, 2000),
+    Budget.FULL: Scale("qwen2.5-coder-0.5b", 2048, 4, 513, 20, 1500),
 }
 
 
