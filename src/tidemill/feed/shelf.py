@@ -168,7 +168,9 @@ def _origin(row: sa.RowMapping, number: str | None) -> str:
     journal = row["journal_ref"] or ""
     if said := row["origin"] or (journal if len(journal) <= _LONGEST_LABEL else ""):
         return said
-    return "DOI" if row["doi"] else next(filter(None, map(_host, row["links"])), "")
+    if row["doi"]:
+        return "DOI"
+    return next((host for url in row["links"] if (host := _host(url))), "")
 
 
 def _host(url: str) -> str:

@@ -104,7 +104,8 @@ class _Reader:
 
 def _split(mark: re.Pattern[str], text: str) -> list[str]:
     """The parts of ``text`` between the marks that stand in no braces."""
-    parts, depth, start = [], 0, 0
+    parts: list[str] = []
+    depth = start = 0
     for found in re.finditer(rf"\\.|[{{}}]|{mark.pattern}", text, mark.flags):
         sign = found.group()
         if sign in ("{", "}"):
