@@ -11,7 +11,7 @@ same codec and the same kernels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +58,7 @@ class DenseCells:
 
     def attend(self, queries: F32, out: F32, scale: float, threads: int) -> None:
         """Softmax attention of (rows, heads, dim) queries over all tokens, into ``out``."""
-        native: Any = kernels.load()
-        native.attend_dense(
+        cast(Any, kernels.load()).attend_dense(
             self.keys,
             self.values,
             queries,

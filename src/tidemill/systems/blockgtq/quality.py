@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -173,7 +173,8 @@ def _measured(
 ) -> Measurement:
     low, high = (float(x) for x in np.quantile(resampled, [0.025, 0.975]))
     low, high = min(low, value), max(high, value)
-    return Measurement(claim, value, low, high, repeats, sides[0], sides[1], detail=detail)
+    figure = Measurement(claim=claim, value=value, low=low, high=high, repeats=repeats)
+    return replace(figure, subject=sides[0], baseline=sides[1], detail=detail)
 
 
 def _ratio(
