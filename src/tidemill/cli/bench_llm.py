@@ -62,11 +62,11 @@ def bench_llm(  # noqa: PLR0913 - one parameter per option
     of decoding, llama.cpp at the fastest of its settings. Then texts, logits, perplexity, memory.
     """
     from tidemill.models.llama_peer import LlamaModel
-    from tidemill.models.llm_bench import Bench, Sizes, measured, parts
+    from tidemill.models.llm_bench import Bench, Sizes, checked_parts, measured, parts
 
     check_writable(save)
-    stored = _stored(save)
-    wanted = part or [name for name in parts() if text is not None or name != "perplexity"]
+    document = _stored(save)
+    wanted = checked_parts(part or [p for p in parts() if text is not None or p != "perplexity"])
     sizes = Sizes(repeats=repeats, tokens=tokens)
     options = DecoderOptions(threads, 1024, weights, kv)
     with (
@@ -83,21 +83,21 @@ def bench_llm(  # noqa: PLR0913 - one parameter per option
             sizes,
             progress,
         )
-        found = measured(bench, wanted, command=shlex.join(["tidemill", *sys.argv[1:]]))
         name = " ".join([ready.file.name, *_plugs(weights, kv)])
         about: dict[str, Json] = {
             "threads": ready.decoder.threads,
             "peer": f"llama-cpp-python {peer.version}",
             "peer_system": peer.system_info,
         }
-    document = _merged(stored, name, about, found)
-    if save is not None:
-        write_document(save, document)
+        for each in wanted:  # saved one by one: a later one that fails takes none away
+            found = measured(bench, each, command=shlex.join(["tidemill", *sys.argv[1:]]))
+            document = _merged(document, name, about, found)
+            if save is not None:
+                write_document(save, document)
+            for figure in found.values() if not as_json else ():
+                typer.echo(_line(cast("dict[str, Any]", figure)))
     if as_json:
-        print_json(cast("dict[str, object]", document["models"]))
-        return
-    for figure in found.values():
-        typer.echo(_line(cast("dict[str, Any]", figure)))
+        print_json(document)
 
 
 def _plugs(weights: str | None, kv: str | None) -> list[str]:
@@ -126,10 +126,11 @@ def _merged(
 
 
 def _line(figure: Mapping[str, Any]) -> str:
-    from tidemill.bench.wording import with_interval, word
+    from tidemill.bench.wording import word
+    from tidemill.models.llm_bench import shown_value
 
     found, sign = figure["measurement"], "≥" if figure["direction"] == "at least" else "≤"
-    value = with_interval(found["value"], found["low"], found["high"], figure["unit"])
+    value = shown_value(found["value"], found["low"], found["high"], figure["unit"])
     rates = found["detail"]
     shown = (
         f" — {rates['tokens_per_s']:.1f} tokens/s, llama.cpp {rates['peer_tokens_per_s']:.1f}"

@@ -19,7 +19,8 @@ from tidemill.bench.claim import Direction, Json, Measurement, verdict_of
 from tidemill.bench.environment import CpuMeter, Environment
 from tidemill.bench.trial import Progress
 from tidemill.bench.wire import measurement_json
-from tidemill.errors import ConfigError, InputError
+from tidemill.bench.wording import with_interval
+from tidemill.errors import ConfigError, InputError, UnsupportedModel
 from tidemill.models import peak_memory
 from tidemill.models.agreement import Agreement, ReferenceLogits, agreement
 from tidemill.models.llama_peer import BATCH, LlamaModel, LlamaPeer, PeerSettings
@@ -67,7 +68,7 @@ PROMISES = (
     Promise("perplexity", "perplexity apart from llama.cpp's", "%", _MOST, 0.5, "perplexity"),
     Promise("perplexity-reference", "perplexity apart from the float reference's", "%", _MOST, 0.5,
             "perplexity"),
-    Promise("memory", "peak memory of `tidemill chat`, more than llama.cpp's", "%", _MOST, 10,
+    Promise("memory", "peak memory of `tidemill chat` beyond llama.cpp's", "%", _MOST, 10,
             "memory"),
 )  # fmt: skip
 
@@ -133,25 +134,33 @@ def promise(promise_id: str) -> Promise:
     return next(each for each in PROMISES if each.id == promise_id)
 
 
-def measured(bench: Bench, wanted: Sequence[str], *, command: str) -> dict[str, Json]:
-    """Figures of the ``wanted`` parts by promise, each with what it was measured on.
+def shown_value(value: float, low: float, high: float, unit: str) -> str:
+    """A figure as it is printed; a cosine near one needs more digits than others."""
+    if low == high and not unit and 0.9 < value < 1:
+        return f"{value:.5f}"
+    return with_interval(value, low, high, unit)
+
+
+def checked_parts(wanted: Sequence[str]) -> tuple[str, ...]:
+    """The parts, each once.
 
     Raises:
         ConfigError: there is no such part.
-        MissingCapability: llama.cpp, or torch for the reference, is not installed.
     """
     for part in wanted:
         if part not in _PARTS:
             raise ConfigError.of("part", part, f"one of {', '.join(_PARTS)}")
-    found: dict[str, Json] = {}
-    for part in wanted:
-        bench.progress.stage(f"{bench.file.name}: {part}")
-        environment, meter = Environment.here(), CpuMeter()
-        for measurement in bench.measure(part):
-            found[measurement.claim] = entry(
-                measurement, environment, foreign_cores=meter.foreign_cores(), command=command
-            )
-    return found
+    return tuple(dict.fromkeys(wanted))
+
+
+def measured(bench: Bench, part: str, *, command: str) -> dict[str, Json]:
+    """The figures of one part by promise, with what they were measured on."""
+    bench.progress.stage(part)
+    environment, meter = Environment.here(), CpuMeter()
+    return {
+        found.claim: entry(found, environment, foreign_cores=meter.foreign_cores(), command=command)
+        for found in bench.measure(part)
+    }
 
 
 def entry(
@@ -316,7 +325,10 @@ def _exact(claim: str, value: float, baseline: str, detail: dict[str, Json]) -> 
 
 
 def _memory(bench: Bench) -> list[Measurement]:
-    """Median over pairs of processes, one of each side."""
+    """Median over pairs of processes, one of each side.
+
+    A model that has no chat template goes on from the question as plain text.
+    """
     tokenizer, threads = bench.file.tokenizer, bench.decoder.threads
     ids = tokenizer.encode(peak_memory.QUESTION)
     context, tokens = min(4096, bench.file.config.context_length), bench.sizes.tokens
@@ -325,7 +337,9 @@ def _memory(bench: Bench) -> list[Measurement]:
     for turn in range(3):
         path = str(bench.file.path)
         ours.append(
-            peak_memory.chat_peak_bytes(path, threads=threads, context=context, tokens=tokens)
+            peak_memory.our_peak_bytes(
+                path, chat=_can_chat(bench.file), threads=threads, context=context, tokens=tokens
+            )
         )
         theirs.append(
             peak_memory.peer_peak_bytes(path, ids, threads=threads, context=context, tokens=tokens)
@@ -343,6 +357,13 @@ def _memory(bench: Bench) -> list[Measurement]:
             baseline=PEER, detail=detail,
         )
     ]  # fmt: skip
+
+
+def _can_chat(file: ModelFile) -> bool:
+    try:
+        return bool(file.chat_template)
+    except UnsupportedModel:
+        return False
 
 
 _PARTS: Mapping[str, Callable[[Bench], list[Measurement]]] = {

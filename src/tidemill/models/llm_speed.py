@@ -18,7 +18,7 @@ from tidemill.models.llama_peer import LlamaModel, LlamaPeer, PeerSettings
 from tidemill.models.native_decoder import NativeDecoder, Part
 
 OURS, PEER = "tidemill", "llama.cpp"
-_TUNING_RUNS = 3
+_TUNING_RUNS = 2
 
 
 @dataclass(frozen=True, slots=True)

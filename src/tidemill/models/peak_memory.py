@@ -1,4 +1,4 @@
-"""Peak resident memory of `tidemill chat` and of the same turn in llama.cpp, each in a process."""
+"""Peak resident memory of ``tidemill chat`` and of the same turn in llama.cpp, as processes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,21 @@ with LlamaModel(Path(path)) as model:
 """
 
 
-def chat_peak_bytes(model: str, *, threads: int, context: int, tokens: int) -> int:
-    """Of one question to ``tidemill chat`` and ``tokens`` tokens of an answer."""
-    words = ["-m", "tidemill", "chat", model, "--threads", threads, "--context", context]
+# Linux counts what a process was before exec(), so the one that starts it must be small itself.
+_LAUNCHER = """
+import os, subprocess, sys
+
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(child.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def our_peak_bytes(model: str, *, chat: bool, threads: int, context: int, tokens: int) -> int:
+    """Of one question to ``tidemill chat`` (or ``generate``) and ``tokens`` tokens of an answer."""
+    command = "chat" if chat else "generate"
+    words = ["-m", "tidemill", command, model, "--threads", threads, "--context", context]
     words += ["--max-tokens", tokens, "--temperature", "0"]
     return _peak_bytes([str(word) for word in words], QUESTION + "\n")
 
@@ -43,17 +55,15 @@ def _peak_bytes(words: Sequence[str], text: str) -> int:
     """Run Python with ``words`` and ``text`` on its standard input; what the kernel saw at most."""
     if not hasattr(os, "wait4"):
         raise MissingCapability("peak memory — this system does not tell it; only Unix does.")
-    with subprocess.Popen(
-        [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-    ) as process:
-        assert process.stdin is not None, "it is a pipe"
-        process.stdin.write(text.encode())
-        process.stdin.close()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", _LAUNCHER, sys.executable, *words],
+        input=text,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
         raise ProtocolError(
-            f"peak memory — {' '.join(words[:3])} ended with exit code {process.returncode}."
+            f"peak memory — {' '.join(words[:3])} ended with exit code {done.returncode}."
         )
-    kibibytes = usage.ru_maxrss if sys.platform != "darwin" else usage.ru_maxrss // 1024
-    return kibibytes * 1024
+    return int(done.stdout) * (1 if sys.platform == "darwin" else 1024)

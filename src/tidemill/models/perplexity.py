@@ -84,8 +84,8 @@ def perplexity_of(
 ) -> Perplexity:
     """Perplexity of ``ids`` in windows that do not overlap; a rest shorter than one is left out.
 
-    ``losses_of(ids, first)`` gives the negative log-likelihoods of ``ids[first:]``. ``bos_id`` takes
-    the place of the first id of each window, where the model wants one. Cost: one pass over the
+    ``losses_of(ids, first)`` gives the negative log-likelihoods of ``ids[first:]``. Where the model
+    wants it, ``bos_id`` takes the place of the first id of each window. Cost: one pass over the
     ids. ``progress`` is told of windows done and in all.
 
     Raises:
