@@ -7,8 +7,8 @@ from typing import Any
 
 from tidemill.bench import Direction, Measurement, Verdict
 from tidemill.bench.wire import measurement_of
-from tidemill.bench.wording import unit_sign, with_interval, word
-from tidemill.models.llm_bench import PROMISES
+from tidemill.bench.wording import unit_sign, word
+from tidemill.models.llm_bench import PROMISES, shown_value
 
 CODE = (
     "src/tidemill/models",
@@ -39,7 +39,7 @@ def _cell(figure: dict[str, Any] | None) -> str:
     if figure is None:
         return "not measured yet"
     found = measurement_of(figure["measurement"])
-    text = f"**{with_interval(found.value, found.low, found.high, figure['unit'])}** — "
+    text = f"**{shown_value(found.value, found.low, found.high, figure['unit'])}** — "
     text += word(Verdict(figure["verdict"]), "en")
     return text + "".join(f"<br>{line}" for line in _detail(found))
 
@@ -53,7 +53,10 @@ def _detail(found: Measurement) -> Iterator[str]:
             f"({detail['peer_settings']})"
         )
     if found.claim == "cosine":
-        yield f"mean {detail['mean']:.6f} of {detail['positions']} positions"
+        yield (
+            f"mean {detail['mean']:.6f} of {detail['positions']} positions, "
+            f"{detail['below_target']} below the target"
+        )
         yield f"llama.cpp's: least {detail['peer_least']:.4f}, mean {detail['peer_mean']:.4f}"
     if found.claim == "divergences":
         ours, theirs = detail["reference_sides_with_us_and_them"]

@@ -126,10 +126,11 @@ def _merged(
 
 
 def _line(figure: Mapping[str, Any]) -> str:
-    from tidemill.bench.wording import with_interval, word
+    from tidemill.bench.wording import word
+    from tidemill.models.llm_bench import shown_value
 
     found, sign = figure["measurement"], "≥" if figure["direction"] == "at least" else "≤"
-    value = with_interval(found["value"], found["low"], found["high"], figure["unit"])
+    value = shown_value(found["value"], found["low"], found["high"], figure["unit"])
     rates = found["detail"]
     shown = (
         f" — {rates['tokens_per_s']:.1f} tokens/s, llama.cpp {rates['peer_tokens_per_s']:.1f}"

@@ -164,8 +164,11 @@ void Activations::quantise(Pool& pool) {
 bool Activations::quantise_token(size_t token) {
   const size_t chunk = token / kChunk, width = chunk_tokens(chunk);
   const size_t base = chunk * kChunk * blocks_ + token % kChunk;
-  const float limit =
-      kTowering * std::sqrt(energy_of(row(token), cols_) / static_cast<float>(cols_));
+  const float mean = energy_of(row(token), cols_) / static_cast<float>(cols_);
+  // Squares that underflow tell nothing: then nothing towers.
+  const float limit = mean < std::numeric_limits<float>::min()
+                          ? std::numeric_limits<float>::infinity()
+                          : kTowering * std::sqrt(mean);
   std::vector<Found>& found = found_[token];
   found.clear();
   bool finite = true;

@@ -19,6 +19,7 @@ from tidemill.bench.claim import Direction, Json, Measurement, verdict_of
 from tidemill.bench.environment import CpuMeter, Environment
 from tidemill.bench.trial import Progress
 from tidemill.bench.wire import measurement_json
+from tidemill.bench.wording import with_interval
 from tidemill.errors import ConfigError, InputError, UnsupportedModel
 from tidemill.models import peak_memory
 from tidemill.models.agreement import Agreement, ReferenceLogits, agreement
@@ -131,6 +132,13 @@ def parts() -> tuple[str, ...]:
 def promise(promise_id: str) -> Promise:
     """The promise with that id."""
     return next(each for each in PROMISES if each.id == promise_id)
+
+
+def shown_value(value: float, low: float, high: float, unit: str) -> str:
+    """A figure as it is printed; a cosine near one needs more digits than others."""
+    if low == high and not unit and 0.9 < value < 1:
+        return f"{value:.5f}"
+    return with_interval(value, low, high, unit)
 
 
 def checked_parts(wanted: Sequence[str]) -> tuple[str, ...]:

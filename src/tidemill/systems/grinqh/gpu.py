@@ -73,7 +73,8 @@ class DeviceMatrix:
         for planes, level in enumerate(LEVELS, 1):
             columns = np.flatnonzero(levels == level)
             if len(columns):
-                triton_kernels.add_columns[(self._halves,)](
+                kernel: Any = getattr(triton_kernels, "add_columns")  # noqa: B009 - untyped
+                kernel[(self._halves,)](
                     *self._planes,
                     self._sent(columns.astype(np.int32)),
                     self._sent(scaled[columns]),
@@ -99,7 +100,8 @@ class DeviceMatrix:
     def _sent(self, array: NDArray[Any]) -> Any:
         import torch
 
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+        sent: Any = torch.from_numpy(np.ascontiguousarray(array))  # pyright: ignore
+        return sent.to(self._device)
 
 
 def stored_values(codebook: Codebook, level: int) -> F32:

@@ -259,5 +259,5 @@ def llama(context: Context, scale: Scale | None = None) -> Iterator[Measurement]
     if not rivals:
         raise ClaimError(f"llama.cpp — its files take fewer bits than {ours.bits:.2f}.")
     best = min(rivals, key=lambda score: score.kl)
-    scores = [score.to_json() for score in (subject.full, ours, *found.values())]
+    scores: list[Json] = [score.to_json() for score in (subject.full, ours, *found.values())]
     yield _compared("kl-llama", scale.model, ours, best, {"scores": scores})

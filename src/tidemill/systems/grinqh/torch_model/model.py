@@ -256,9 +256,8 @@ def quantize(
     groups = grouped(list(linears))
     head_name = _head_name(model, linears)
     measured = {name: names for name, names in groups.items() if name != head_name}
-    known = None
-    if calib is not None:
-        known = calibrate(model, measured, batches_of(calib, tokenizer))
+    batches = [] if calib is None else batches_of(calib, tokenizer)
+    known = None if calib is None else calibrate(model, measured, batches)
     control = Control(Threads(threads or torch.get_num_threads()), Stages({}, {}))
     matrices, sha = _matrices(linears, outlier, levels)
     layers = {

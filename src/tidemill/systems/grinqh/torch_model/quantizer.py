@@ -73,12 +73,12 @@ class GrinqhQuantizer(HfQuantizer):
         object.__setattr__(model, "grinqh", self._placed.finished(model, self._about))
         return model
 
-    def is_serializable(self) -> bool:
+    def is_serializable(self) -> Any:
         """Its own `save_pretrained` writes it."""
         return True
 
     @property
-    def is_trainable(self) -> bool:
+    def is_trainable(self) -> Any:
         """Codes have no gradient."""
         return False
 
