@@ -179,13 +179,14 @@ def decoding(context: Context, scale: Scale | None = None) -> Iterator[Measureme
 
 def against_llama(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
     """GRINQH at 3 bits in the native decoder against llama.cpp on the model's own file."""
-    from tidemill.models.llama_peer import LlamaPeer
+    from tidemill.models.llama_peer import LlamaModel, PeerSettings
     from tidemill.models.store import ModelStore
 
     scale = scale or SCALES[context.budget]
     path = ModelStore().pull(scale.model)
     with (
-        LlamaPeer(path, threads=context.threads, context=256, sequences=1) as peer,
+        LlamaModel(path) as model,
+        model.context(PeerSettings(), threads=context.threads, tokens=256) as peer,
         _Runner(context, scale) as runner,
     ):
         race = compare(
@@ -207,7 +208,7 @@ def _rate(race: Comparison, name: str) -> str:
 
 
 def _write(peer: Any, ids: list[int], count: int) -> list[int]:
-    peer.clear()
+    peer.truncate(0)
     token = int(peer.prefill(ids).argmax())
     found = [token]
     for _ in range(count - 1):
