@@ -17,6 +17,7 @@ from tidemill.cli.language_model import (
     DecoderOptions,
     Kv,
     Model,
+    Opened,
     Threads,
     Weights,
     opened,
@@ -28,6 +29,7 @@ from tidemill.errors import InputError
 
 if TYPE_CHECKING:
     from tidemill.bench.claim import Json
+    from tidemill.models.llama_peer import LlamaModel
 
 _SENTENCE = (
     "The tide mill turns twice a day, whatever the wind, and grinds what the village brings. "
@@ -61,7 +63,7 @@ def bench_llm(  # noqa: PLR0913 - one parameter per option
     Speeds: the sides take turns and do exactly the same, each prompt read outside the timed part
     of decoding, llama.cpp at the fastest of its settings. Then texts, logits, perplexity, memory.
     """
-    from tidemill.models.llama_peer import LlamaModel
+    from tidemill.models.llama_peer import LlamaModel as Peer
     from tidemill.models.llm_bench import Bench, Sizes, checked_parts, measured, parts
 
     check_writable(save)
@@ -71,7 +73,7 @@ def bench_llm(  # noqa: PLR0913 - one parameter per option
     options = DecoderOptions(threads, 1024, weights, kv)
     with (
         opened(model, options, quiet=as_json) as ready,
-        LlamaModel(ready.file.path) as peer,
+        Peer(ready.file.path) as peer,
         told(f"bench-llm {model}", quiet=as_json) as progress,
     ):
         source = read_text(text) if text is not None else _SENTENCE * 60
@@ -84,11 +86,7 @@ def bench_llm(  # noqa: PLR0913 - one parameter per option
             progress,
         )
         name = " ".join([ready.file.name, *_plugs(weights, kv)])
-        about: dict[str, Json] = {
-            "threads": ready.decoder.threads,
-            "peer": f"llama-cpp-python {peer.version}",
-            "peer_system": peer.system_info,
-        }
+        about = _about(ready, peer)
         for each in wanted:  # saved one by one: a later one that fails takes none away
             found = measured(bench, each, command=shlex.join(["tidemill", *sys.argv[1:]]))
             document = _merged(document, name, about, found)
@@ -98,6 +96,14 @@ def bench_llm(  # noqa: PLR0913 - one parameter per option
                 typer.echo(_line(cast("dict[str, Any]", figure)))
     if as_json:
         print_json(document)
+
+
+def _about(ready: Opened, peer: LlamaModel) -> dict[str, Json]:
+    return {
+        "threads": ready.decoder.threads,
+        "peer": f"llama-cpp-python {peer.version}",
+        "peer_system": peer.system_info,
+    }
 
 
 def _plugs(weights: str | None, kv: str | None) -> list[str]:
