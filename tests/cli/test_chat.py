@@ -168,7 +168,7 @@ def test_a_model_without_a_template_is_sent_to_generate_or_given_one(
     [
         (("generate", "MODEL"), "", "empty"),
         (("generate", "MODEL"), b"\xff\xfe", "UTF-8"),
-        (("generate", "MODEL", "--context", "8"), "one two three four five six seven", "context"),
+        (("generate", "MODEL", "--context", "4"), "one two three four five six seven", "context"),
         (("generate", "MODEL", "x", "--temperature", "-1"), "", "temperature"),
         (("generate", "MODEL", "x", "--weights", "no-such:3"), "", "plug that is installed"),
         (("generate", "MODEL", "x", "--kv", ":3"), "", "name:options"),

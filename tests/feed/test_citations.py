@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from paper_builders import ABSTRACT, DAY, FULL, given_papers, one, raw
 
@@ -111,6 +111,7 @@ def with_texts_of(entry: Entry, found: RawEntry) -> Entry:
 
 
 @given(texts)
+@example(r"\( \(\write18{ls}\) \)")
 def test_no_text_breaks_a_bibliography(text: str) -> None:
     entry = replace(
         PLAIN,

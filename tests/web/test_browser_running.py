@@ -101,7 +101,7 @@ def test_a_run_moves_survives_a_reload_and_lands_its_figures(
     assert one.complaints == []
     assert serious(page) == []
     page.goto("/en/p/2606.00001")
-    page.get_by_text("3 claims, not yet measured here").wait_for()  # at the default settings
+    page.get_by_text("3 claims, none measured here yet").wait_for()  # at the default settings
     press_run(page, what="quick")
     state_is(page, "done")
     page.goto("/en/p/2606.00001")

@@ -90,7 +90,7 @@ def _name(name: str) -> str:
 
 
 def _tex(text: str) -> str:
-    return "".join(map(_tex_part, spans(text)))
+    return " ".join("".join(map(_tex_part, spans(text))).split())
 
 
 def _tex_part(part: Span) -> str:

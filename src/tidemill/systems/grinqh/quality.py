@@ -228,13 +228,7 @@ def _dominated(found: Found, detail: dict[str, Json]) -> Measurement:
 
 def _count(claim: str, value: int, subject: str, detail: dict[str, Json]) -> Measurement:
     return Measurement(
-        claim=claim,
-        value=value,
-        low=value,
-        high=value,
-        repeats=1,
-        subject=subject,
-        detail=detail,
+        claim=claim, value=value, low=value, high=value, repeats=1, subject=subject, detail=detail
     )
 
 
