@@ -29,6 +29,10 @@ class FinishReason(StrEnum):
     """The model ended it, or it came to a stop string."""
     LENGTH = "length"
     """``max_tokens``, or the context, is used up."""
+    ABORT = "abort"
+    """Nobody wanted more of it."""
+    ERROR = "error"
+    """It could not be computed."""
 
 
 @dataclass(frozen=True, slots=True)
