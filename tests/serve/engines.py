@@ -85,7 +85,9 @@ class Texts:
                 self.errors[output.request_id] = output.error
 
 
-def step(scheduler: Scheduler, executor: CheckedExecutor, texts: Texts, now: float = 0.0) -> StepPlan:
+def step(
+    scheduler: Scheduler, executor: CheckedExecutor, texts: Texts, now: float = 0.0
+) -> StepPlan:
     plan = scheduler.schedule(now)
     if plan.parts:
         texts.take(scheduler.commit(plan, executor.run(plan), now))
@@ -95,7 +97,9 @@ def step(scheduler: Scheduler, executor: CheckedExecutor, texts: Texts, now: flo
     return plan
 
 
-def drain(scheduler: Scheduler, executor: CheckedExecutor, texts: Texts, limit: int = 10_000) -> None:
+def drain(
+    scheduler: Scheduler, executor: CheckedExecutor, texts: Texts, limit: int = 10_000
+) -> None:
     for now in range(limit):
         if not scheduler.busy:
             return

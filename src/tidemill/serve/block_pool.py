@@ -19,7 +19,7 @@ MAX_BLOCKS = 1 << 31
 
 
 class BlockPool:
-    """Blocks numbered from 0; not for several threads at once. Every operation is O(blocks named)."""
+    """Blocks numbered from 0, for one thread; every operation is O(blocks named)."""
 
     def __init__(self, capacity: int, block_tokens: int = 32) -> None:
         """A pool of ``capacity`` blocks of ``block_tokens`` tokens each.
@@ -108,7 +108,7 @@ class BlockPool:
         return count
 
     def register(self, block: int, key: bytes) -> None:
-        """Say what a held block contains, now that it is full; the first to say so keeps the key."""
+        """Say what a held block contains, now that it is full; the first keeps the key."""
         if key not in self._block_of and block not in self._key_of and block < self._capacity:
             self._block_of[key] = block
             self._key_of[block] = key
@@ -161,7 +161,8 @@ class BlockPool:
         assert held == self._holders, "a block is held more or less often than it stands in tables"
         free, kept = set(self._free), set(self._kept)
         assert len(free) == len(self._free), "a block is free twice"
-        assert not free & kept and not free & held.keys() and not kept & held.keys(), "two states"
+        assert free.isdisjoint(kept), "a block is free and kept"
+        assert (free | kept).isdisjoint(held), "a held block is offered"
         assert all(block < self._capacity for block in free | kept), "a retired block is offered"
         below = {block for block in held if block < self._capacity}
         made = min(self._made, self._capacity)
@@ -194,11 +195,13 @@ def salt_key(salt: str) -> bytes:
 def chain_keys(parent: bytes, ids: Sequence[int], block_tokens: int) -> Iterator[bytes]:
     """The keys of the full blocks of ``ids`` that follow on the block of ``parent``.
 
-    128 bits of xxh3: two prefixes meet by accident once in 10¹⁹ blocks or so. It is no defence against who
-    makes them meet on purpose; requests that must not share have salts.
+    128 bits of xxh3: two prefixes meet by accident once in 10¹⁹ blocks or so. It is no defence
+    against who makes them meet on purpose; requests that must not share have salts.
     """
     for end in range(block_tokens, len(ids) + 1, block_tokens):
-        parent = xxhash.xxh3_128_digest(parent + array("q", ids[end - block_tokens : end]).tobytes())
+        parent = xxhash.xxh3_128_digest(
+            parent + array("q", ids[end - block_tokens : end]).tobytes()
+        )
         yield parent
 
 

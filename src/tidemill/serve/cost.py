@@ -91,7 +91,9 @@ class MeasuredSteps:
     def __post_init__(self) -> None:
         if len(self.tokens) < 2 or len(self.tokens) != len(self.seconds):
             raise ConfigError.of("tokens", self.tokens, "two counts or more, with as many seconds")
-        if self.tokens[0] != 1 or any(a >= b for a, b in zip(self.tokens, self.tokens[1:], strict=False)):
+        if self.tokens[0] != 1 or any(
+            a >= b for a, b in zip(self.tokens, self.tokens[1:], strict=False)
+        ):
             raise ConfigError.of("tokens", self.tokens, "increasing from 1")
         if min(*self.seconds, self.context_s) < 0:
             raise ConfigError.of("seconds", self.seconds, "at least 0")
@@ -124,7 +126,9 @@ class MeasuredSteps:
             CorruptFile: it is something else.
         """
         try:
-            fields = cast("dict[str, Sequence[float]]", json.loads(path.read_text(encoding="utf-8")))
+            fields = cast(
+                "dict[str, Sequence[float]]", json.loads(path.read_text(encoding="utf-8"))
+            )
             return cls(
                 tuple(int(count) for count in fields["tokens"]),
                 tuple(float(seconds) for seconds in fields["seconds"]),

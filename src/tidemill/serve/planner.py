@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, cast
 
 from tidemill.serve.policy import Key
 from tidemill.serve.sequence import Tracked
@@ -183,7 +184,7 @@ def _needs_many(tracked: Tracked) -> bool:
 
 
 def _is_key(answer: object) -> bool:
-    return isinstance(answer, tuple) and all(
-        isinstance(number, int | float) and number == number for number in answer
-    )
-
+    if not isinstance(answer, tuple):
+        return False
+    numbers = cast("tuple[object, ...]", answer)
+    return all(isinstance(number, int | float) and not math.isnan(number) for number in numbers)

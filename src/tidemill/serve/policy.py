@@ -24,9 +24,15 @@ class RequestView(Protocol):
     """What a policy may see of a request."""
 
     @property
-    def request(self) -> Request: ...
+    def request(self) -> Request:
+        """What was asked."""
+        ...
+
     @property
-    def arrival_s(self) -> float: ...
+    def arrival_s(self) -> float:
+        """When it came, on the engine's clock."""
+        ...
+
     @property
     def order(self) -> int:
         """Its number, counted from the first request."""
@@ -48,26 +54,49 @@ class RequestView(Protocol):
         ...
 
     @property
-    def blocks(self) -> Sequence[int]: ...
+    def blocks(self) -> Sequence[int]:
+        """Where its keys and values are."""
+        ...
+
     @property
-    def running(self) -> bool: ...
+    def running(self) -> bool:
+        """Whether it has a place in steps; else it waits."""
+        ...
 
 
 class View(Protocol):
     """What a policy may see of a scheduler."""
 
     @property
-    def now(self) -> float: ...
+    def now(self) -> float:
+        """On the engine's clock."""
+        ...
+
     @property
-    def running(self) -> Sequence[RequestView]: ...
+    def running(self) -> Sequence[RequestView]:
+        """Those that have blocks."""
+        ...
+
     @property
-    def waiting(self) -> Sequence[RequestView]: ...
+    def waiting(self) -> Sequence[RequestView]:
+        """Those that have none."""
+        ...
+
     @property
-    def free_blocks(self) -> int: ...
+    def free_blocks(self) -> int:
+        """Blocks that could be taken now."""
+        ...
+
     @property
-    def capacity_blocks(self) -> int: ...
+    def capacity_blocks(self) -> int:
+        """Blocks in all."""
+        ...
+
     @property
-    def block_tokens(self) -> int: ...
+    def block_tokens(self) -> int:
+        """Tokens of a block."""
+        ...
+
     def cached_tokens(self, item: RequestView) -> int:
         """Tokens of a waiting request that are in the cache."""
         ...

@@ -11,7 +11,7 @@ them. Chunked prompts, decoding, and computing again after a preemption are that
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from tidemill.errors import ConfigError, InputError, OutOfPool
@@ -74,9 +74,9 @@ class SchedulerConfig:
 class Policies:
     """Who decides what."""
 
-    order: OrderPolicy = FirstComeFirstServed()
-    cap: CapPolicy = NoCap()
-    victim: VictimPolicy = LastServed()
+    order: OrderPolicy = field(default_factory=FirstComeFirstServed)
+    cap: CapPolicy = field(default_factory=NoCap)
+    victim: VictimPolicy = field(default_factory=LastServed)
     admission: AdmissionPolicy | None = None
     """By default, ``max_queue`` may wait."""
 
@@ -277,7 +277,11 @@ class Scheduler:
         self._end(tracked, FinishReason.ERROR, why)
 
     def ask(
-        self, who: object, question: Callable[[], T], good: Callable[[T], bool], else_: Callable[[], T]
+        self,
+        who: object,
+        question: Callable[[], T],
+        good: Callable[[T], bool],
+        else_: Callable[[], T],
     ) -> T:
         """A policy's answer, or ``else_()`` if it fails or its answer cannot be."""
         try:
@@ -361,4 +365,3 @@ class Scheduler:
         tracked.let_go(self.pool)
         del self._by_id[tracked.request.id]
         self._finished.append(tracked.request.id)
-

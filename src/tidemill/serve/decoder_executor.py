@@ -1,0 +1,82 @@
+"""Plans computed by the native decoder: one C++ call per step."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidemill.errors import InputError
+from tidemill.models.native_decoder import NativeDecoder
+from tidemill.models.native_decoder import Part as Slice
+from tidemill.models.sampling import Sampler, token_logprobs
+from tidemill.models.sockets import NativeKVCache
+from tidemill.serve.types import Part, Sampled, StepPlan, StepResult
+
+
+@dataclass(slots=True)
+class _State:
+    """What lives as long as a request does."""
+
+    sequence: NativeKVCache
+    sampler: Sampler | None = None
+
+
+class DecoderExecutor:
+    """Computes plans on sequences of its own; block tables only say how much room there is.
+
+    The scheduler over it must not share prefixes (``prefix_caching=False``).
+    """
+
+    def __init__(self, decoder: NativeDecoder) -> None:
+        self._decoder = decoder
+        self._states: dict[str, _State] = {}
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """As ``Executor``.
+
+        Raises:
+            InputError, OutOfPool: as ``NativeDecoder.step``; no sequence has changed.
+        """
+        start = time.monotonic()
+        for name in plan.finished:
+            self._states.pop(name, None)
+        if not plan.parts:
+            return StepResult({}, start_s=start, end_s=start)
+        slices = [self._slice(part) for part in plan.parts]
+        sampling = [part for part in plan.parts if part.samples]
+        if all(part.request.params.plain for part in sampling):
+            ids = self._decoder.step_greedy(slices)
+            sampled = {
+                part.request.id: Sampled(token) for part, token in zip(sampling, ids, strict=True)
+            }
+            return StepResult(sampled, start_s=start, end_s=time.monotonic())
+        logits = self._decoder.step(slices)
+        return self._drawn(sampling, logits, start)
+
+    def _slice(self, part: Part) -> Slice:
+        state = self._states.get(part.request.id)
+        if state is None:
+            state = self._states[part.request.id] = _State(self._decoder.sequence())
+        if state.sequence.length > part.start:  # computed again after a preemption
+            state.sequence.truncate(part.start)
+        return Slice(state.sequence, part.ids, int(part.samples))
+
+    def _drawn(self, parts: list[Part], logits: NDArray[np.float32], start: float) -> StepResult:
+        sampled, failed = dict[str, Sampled](), dict[str, str]()
+        for part, row in zip(parts, logits, strict=True):
+            name, params = part.request.id, part.request.params
+            state = self._states[name]
+            if state.sampler is None:
+                state.sampler = Sampler(params, part.request.prompt_ids)
+            try:
+                token = state.sampler.sample(row)
+            except InputError as error:
+                failed[name] = str(error)
+                continue
+            count = params.logprobs
+            logprobs = None if count is None else token_logprobs(row, token, count)
+            sampled[name] = Sampled(token, logprobs)
+        return StepResult(sampled, failed, start, time.monotonic())
