@@ -93,7 +93,7 @@ class NativeDecoder:
                 not fit the model.
         """
         self.config = model.config
-        self.context = _context(model.config, context)
+        self.context = default_context(model.config, context)
         threads = usable_cpus() if threads is None else threads
         if not 1 <= threads <= 256:
             raise ConfigError.of("threads", threads, "from 1 to 256")
@@ -262,7 +262,12 @@ def _check_plugged(matrix: NativeLinear, shape: tuple[int, int], what: str) -> N
         )
 
 
-def _context(config: DecoderConfig, context: int | None) -> int:
+def default_context(config: DecoderConfig, context: int | None = None) -> int:
+    """Tokens a sequence may have when ``context`` are asked for, or nothing is said.
+
+    Raises:
+        ConfigError: more than the model was made for, or none.
+    """
     if context is None:
         return min(config.context_length, DEFAULT_CONTEXT)
     if not 1 <= context <= config.context_length:

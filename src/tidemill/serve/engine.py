@@ -58,6 +58,8 @@ class EngineCore:
         self.clock = clock or MonotonicClock()
         self.steps = 0
         self.step_tokens = 0
+        self.on_arrival: Callable[[str, float], None] = lambda request_id, now: None
+        """Called with the id of every request that was taken."""
         self.on_output: Callable[[Output, float], None] = lambda output, now: None
         """Called with every output, for metrics."""
         self._streams: dict[str, _Stream] = {}
@@ -68,7 +70,9 @@ class EngineCore:
         Raises:
             InputError, QueueFull: as ``Scheduler.add``.
         """
-        self.scheduler.add(request, self.clock.now())
+        now = self.clock.now()
+        self.scheduler.add(request, now)
+        self.on_arrival(request.id, now)
         detokenizer = Detokenizer(self.tokenizer, stop=request.params.stop, continues=True)
         self._streams[request.id] = _Stream(deliver, detokenizer)
 
@@ -151,6 +155,11 @@ class EngineThread:
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no requests any more."""
+        return self._closed
 
     def call(self, command: Callable[[], None]) -> None:
         """Have ``command`` done in the engine's thread, between two steps.
