@@ -293,3 +293,68 @@ def test_a_server_that_stops_lets_texts_end(model: Model) -> None:
     call.join()
     assert answers[0].status_code == 200
     assert json.loads(answers[0].content)["usage"]["completion_tokens"] == 40
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 8},
+        "size": {"type": "integer", "minimum": 0, "maximum": 999},
+    },
+    "required": ["city", "size"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_an_answer_follows_its_schema(client: openai.OpenAI, temperature: float) -> None:
+    made = client.chat.completions.create(
+        model=NAME,
+        messages=[{"role": "user", "content": "A city?"}],
+        response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}},  # pyright: ignore[reportArgumentType]
+        temperature=temperature,
+        seed=1,
+        logprobs=True,
+    )
+    found = json.loads(made.choices[0].message.content or "")
+    assert made.choices[0].finish_reason == "stop"
+    assert sorted(found) == ["city", "size"]
+    assert isinstance(found["size"], int)
+
+
+def test_a_tool_that_must_be_called_is_called(client: openai.OpenAI) -> None:
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": SCHEMA}}
+    for streamed in (False, True):
+        made = client.chat.completions.create(
+            model=NAME,
+            messages=[{"role": "user", "content": "How large is Rome?"}],
+            tools=[tool],  # pyright: ignore[reportArgumentType]
+            tool_choice={"type": "function", "function": {"name": "look_up"}},
+            temperature=0,
+            stream=streamed,
+        )
+        if isinstance(made, openai.Stream):
+            chunks = [chunk.choices[0] for chunk in made]
+            calls = [call for c in chunks for call in c.delta.tool_calls or []]
+            reason = chunks[-1].finish_reason
+        else:
+            calls = made.choices[0].message.tool_calls or []
+            reason = made.choices[0].finish_reason
+        assert reason == "tool_calls"
+        assert [call.function.name for call in calls] == ["look_up"]  # pyright: ignore
+        assert json.loads(calls[0].function.arguments)["city"]  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"type": "json_schema", "json_schema": {"schema": {"type": "objec"}}},
+        {"type": "json_schema"},
+        {"type": "yaml"},
+    ],
+)
+def test_schemas_that_cannot_be_are_refused(address: str, wanted: dict[str, object]) -> None:
+    body = {"model": NAME, "prompt": "a", "response_format": wanted}
+    answer = httpx.post(f"{address}/v1/completions", json=body, timeout=60)
+    assert answer.status_code == 400
+    assert "response_format" in answer.json()["error"]["message"]

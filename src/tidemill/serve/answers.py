@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tidemill.models.generation import FinishReason
 from tidemill.models.sampling import TokenLogprobs
 from tidemill.models.tokenizer import Tokenizer
 from tidemill.serve.engine import Delta
+from tidemill.serve.tool_calls import ToolCall, ToolCallParser
 from tidemill.serve.types import Usage
 
 Json = dict[str, Any]
@@ -24,7 +26,10 @@ class Answer:
     model: str
     chat: bool
     tokenizer: Tokenizer
+    tools: bool = False
+    """Whether calls are looked for in its texts."""
     created: int = field(default_factory=lambda: int(time.time()))
+    _parsers: dict[int, ToolCallParser] = field(default_factory=dict[int, ToolCallParser])
 
     def whole(self, choices: Sequence[Json], usage: Json) -> Json:
         """The answer in one piece."""
@@ -34,9 +39,15 @@ class Answer:
     def choice(self, index: int, deltas: Sequence[Delta], wants_logprobs: bool) -> Json:
         """One text of an answer in one piece."""
         text = "".join(delta.text for delta in deltas)
-        shown = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
+        reason: str | None = deltas[-1].finish_reason
+        shown: Json = {"text": text}
+        if self.chat:
+            said, calls = self._parted(index, text, last=True)
+            message: Json = {"role": "assistant", "content": said}
+            if calls:
+                message |= {"content": said or None, "tool_calls": [c.as_json() for c in calls]}
+            shown, reason = {"message": message}, self._reason(index, reason)
         logprobs = self.logprobs(deltas) if wants_logprobs else None
-        reason = deltas[-1].finish_reason
         return {"index": index, **shown, "logprobs": logprobs, "finish_reason": reason}
 
     def opening(self, index: int) -> Json:
@@ -47,10 +58,15 @@ class Answer:
     def chunk(self, index: int, delta: Delta, wants_logprobs: bool) -> Json:
         """A chunk of a stream."""
         shown: Json = {"text": delta.text}
+        reason: str | None = delta.finish_reason
         if self.chat:
-            shown = {"delta": {"content": delta.text} if delta.text else {}}
+            known = len(self._parsers[index].calls) if index in self._parsers else 0
+            said, calls = self._parted(index, delta.text, last=reason is not None)
+            found: Json = {"content": said} if said else {}
+            if calls:
+                found["tool_calls"] = [c.as_json(known + i) for i, c in enumerate(calls)]
+            shown, reason = {"delta": found}, self._reason(index, reason)
         logprobs = self.logprobs([delta]) if wants_logprobs else None
-        reason = delta.finish_reason
         return self._chunk(
             [{"index": index, **shown, "logprobs": logprobs, "finish_reason": reason}]
         )
@@ -79,6 +95,15 @@ class Answer:
             "top_logprobs": [{self._text(i): p for i, p in found.top} for _, found in pairs],
             "text_offset": offsets,
         }
+
+    def _parted(self, index: int, text: str, *, last: bool) -> tuple[str, list[ToolCall]]:
+        if not self.tools:
+            return text, []
+        return self._parsers.setdefault(index, ToolCallParser()).feed(text, last=last)
+
+    def _reason(self, index: int, reason: str | None) -> str | None:
+        called = index in self._parsers and self._parsers[index].calls
+        return "tool_calls" if called and reason == FinishReason.STOP else reason
 
     def _chat_logprob(self, token: int, found: TokenLogprobs) -> Json:
         top = [self._token(other, value) for other, value in found.top]

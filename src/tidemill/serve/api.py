@@ -22,8 +22,16 @@ from tidemill.serve.answers import DONE, Answer, Json, error_json, sse, usage_js
 from tidemill.serve.api_errors import install_error_handlers
 from tidemill.serve.async_engine import AsyncEngine, TokenStream
 from tidemill.serve.engine import Delta, EngineStopped
+from tidemill.serve.grammar import Grammars
 from tidemill.serve.metrics import Metrics
-from tidemill.serve.openai_types import ChatBody, CompletionBody, Sampling, TokenizeBody
+from tidemill.serve.openai_types import (
+    ChatBody,
+    CompletionBody,
+    ResponseFormat,
+    Sampling,
+    TokenizeBody,
+)
+from tidemill.serve.tool_calls import forced_call
 from tidemill.serve.types import Request as EngineRequest
 
 
@@ -37,6 +45,8 @@ class Served:
     metrics: Metrics
     created: int
     context: int
+    grammars: Grammars | None = None
+    """Made when the first request needs them."""
     engine: AsyncEngine | None = None
     """There while the application runs."""
 
@@ -57,6 +67,15 @@ Responses = dict[int | str, dict[str, Any]]
 
 class UnknownModel(InputError):
     """The model is not served here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One of the texts that a body asks for."""
+
+    prompt_ids: Sequence[int]
+    params: SamplingParams
+    grammar: str | None
 
 
 class _Failed(ResourceError):
@@ -102,14 +121,14 @@ class _Calls:
         """Go on from a text."""
         self._check_model(body.model)
         prompts = self._prompts(body)
-        params = [
-            body.params(body.max_tokens, body.logprobs, choice)
-            for _ in prompts
+        grammar = self._grammar(body.response_format)
+        asked = [
+            Asked(prompt, body.params(body.max_tokens, body.logprobs, choice), grammar)
+            for prompt in prompts
             for choice in range(body.n)
         ]
-        repeated = [prompt for prompt in prompts for _ in range(body.n)]
         answer = self._answer("cmpl", body, chat=False)
-        return await self._respond(answer, body, repeated, params, http)
+        return await self._respond(answer, body, asked, http)
 
     async def chat(self, body: ChatBody, http: Request) -> Response:
         """Answer a conversation."""
@@ -120,17 +139,22 @@ class _Calls:
                 f"model {served.name!r} — says nothing of conversations; use /v1/completions, or "
                 "start the server with --template FILE."
             )
+        offered = None if body.tool_choice == "none" else body.tools
         rendered = served.template.render(
             [message.model_dump(exclude_none=True) for message in body.messages],
-            tools=body.tools,
+            tools=offered,
             variables=body.chat_template_kwargs,
         )
         prompt = served.tokenizer.encode(rendered.text, add_special=False, parse_special=True)
         most = body.max_completion_tokens or body.max_tokens
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        params = [body.params(most, logprobs, choice) for choice in range(body.n)]
+        grammar = self._tool_grammar(body) or self._grammar(body.response_format)
+        asked = [
+            Asked(prompt, body.params(most, logprobs, choice), grammar) for choice in range(body.n)
+        ]
         answer = self._answer("chatcmpl", body, chat=True)
-        return await self._respond(answer, body, [prompt] * body.n, params, http)
+        answer.tools = offered is not None
+        return await self._respond(answer, body, asked, http)
 
     async def tokenize(self, body: TokenizeBody) -> Json:
         """The ids of a text."""
@@ -172,16 +196,27 @@ class _Calls:
             return [encode(text) for text in given]
         return [given] if isinstance(given[0], int) else given
 
+    def _grammar(self, wanted: ResponseFormat | None) -> str | None:
+        schema = wanted.schema_or_none() if wanted else None
+        return None if schema is None else self._grammars.json_schema(schema)
+
+    def _tool_grammar(self, body: ChatBody) -> str | None:
+        if body.tool_choice in ("none", "auto"):
+            return None
+        only = None if isinstance(body.tool_choice, str) else body.tool_choice.function.name
+        return self._grammars.lark(forced_call(body.tools or [], only))
+
+    @property
+    def _grammars(self) -> Grammars:
+        if self._served.grammars is None:
+            self._served.grammars = Grammars(self._served.tokenizer)
+        return self._served.grammars
+
     async def _respond(
-        self,
-        answer: Answer,
-        body: Sampling,
-        prompts: Sequence[Sequence[int]],
-        params: Sequence[SamplingParams],
-        http: Request,
+        self, answer: Answer, body: Sampling, asked: Sequence[Asked], http: Request
     ) -> Response:
-        streams = await self._submit(answer, body, prompts, params)
-        wants = params[0].logprobs is not None
+        streams = await self._submit(answer, body, asked)
+        wants = asked[0].params.logprobs is not None
         if body.stream:
             with_usage = body.stream_options is not None and body.stream_options.include_usage
             events = _events(answer, streams, wants_logprobs=wants, with_usage=with_usage)
@@ -191,22 +226,19 @@ class _Calls:
         return JSONResponse(answer.whole(choices, usage_json([text[-1].usage for text in texts])))
 
     async def _submit(
-        self,
-        answer: Answer,
-        body: Sampling,
-        prompts: Sequence[Sequence[int]],
-        params: Sequence[SamplingParams],
+        self, answer: Answer, body: Sampling, asked: Sequence[Asked]
     ) -> list[TokenStream]:
         served, streams = self._served, list[TokenStream]()
         try:
-            for index, (prompt, settings) in enumerate(zip(prompts, params, strict=True)):
-                _check_ids(prompt, served.tokenizer.vocab_size)
+            for index, item in enumerate(asked):
+                _check_ids(item.prompt_ids, served.tokenizer.vocab_size)
                 request = EngineRequest(
                     f"{answer.id}-{index}",
-                    tuple(prompt),
-                    settings,
+                    tuple(item.prompt_ids),
+                    item.params,
                     served.tokenizer.eos_ids,
                     priority=body.priority,
+                    grammar=item.grammar,
                     cache_salt=body.cache_salt,
                 )
                 streams.append(await served.running.submit(request))

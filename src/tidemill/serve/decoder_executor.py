@@ -13,7 +13,8 @@ from tidemill.models.native_decoder import NativeDecoder
 from tidemill.models.native_decoder import Part as Slice
 from tidemill.models.sampling import Sampler, token_logprobs
 from tidemill.models.sockets import NativeKVCache
-from tidemill.serve.types import Part, Sampled, StepPlan, StepResult
+from tidemill.serve.grammar import Grammars, Matcher
+from tidemill.serve.types import Part, Request, Sampled, StepPlan, StepResult
 
 
 @dataclass(slots=True)
@@ -22,6 +23,7 @@ class _State:
 
     sequence: NativeKVCache
     sampler: Sampler | None = None
+    matcher: Matcher | None = None
 
 
 class DecoderExecutor:
@@ -30,8 +32,9 @@ class DecoderExecutor:
     The scheduler over it must not share prefixes (``prefix_caching=False``).
     """
 
-    def __init__(self, decoder: NativeDecoder) -> None:
+    def __init__(self, decoder: NativeDecoder, grammars: Grammars | None = None) -> None:
         self._decoder = decoder
+        self._grammars = grammars
         self._states: dict[str, _State] = {}
 
     def run(self, plan: StepPlan) -> StepResult:
@@ -47,7 +50,7 @@ class DecoderExecutor:
             return StepResult({}, start_s=start, end_s=start)
         slices = [self._slice(part) for part in plan.parts]
         sampling = [part for part in plan.parts if part.samples]
-        if all(part.request.params.plain for part in sampling):
+        if all(part.request.plain for part in sampling):
             ids = self._decoder.step_greedy(slices)
             sampled = {
                 part.request.id: Sampled(token) for part, token in zip(sampling, ids, strict=True)
@@ -67,16 +70,20 @@ class DecoderExecutor:
     def _drawn(self, parts: list[Part], logits: NDArray[np.float32], start: float) -> StepResult:
         sampled, failed = dict[str, Sampled](), dict[str, str]()
         for part, row in zip(parts, logits, strict=True):
-            name, params = part.request.id, part.request.params
-            state = self._states[name]
-            if state.sampler is None:
-                state.sampler = Sampler(params, part.request.prompt_ids)
             try:
-                token = state.sampler.sample(row)
+                sampled[part.request.id] = self._draw(part.request, row)
             except InputError as error:
-                failed[name] = str(error)
-                continue
-            count = params.logprobs
-            logprobs = None if count is None else token_logprobs(row, token, count)
-            sampled[name] = Sampled(token, logprobs)
+                failed[part.request.id] = str(error)
         return StepResult(sampled, failed, start, time.monotonic())
+
+    def _draw(self, request: Request, row: NDArray[np.float32]) -> Sampled:
+        params, state = request.params, self._states[request.id]
+        if state.sampler is None:
+            state.sampler = Sampler(params, request.prompt_ids)
+            if request.grammar is not None and self._grammars is not None:
+                state.matcher = self._grammars.matcher(request.grammar)
+        token = state.sampler.sample(state.matcher.mask(row) if state.matcher else row)
+        if state.matcher is not None:
+            state.matcher.take(token)
+        count = params.logprobs
+        return Sampled(token, None if count is None else token_logprobs(row, token, count))

@@ -19,7 +19,7 @@ from pydantic import (
     WrapValidator,
 )
 
-from tidemill.errors import ConfigError
+from tidemill.errors import ConfigError, InputError
 from tidemill.models.sampling import SamplingParams
 
 MOST_CHOICES = 16
@@ -105,6 +105,47 @@ class Sampling(BaseModel):
         )
 
 
+class JsonSchema(BaseModel):
+    """A schema and what it is called."""
+
+    name: str = Field("answer", max_length=64)
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """What the text must be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    def schema_or_none(self) -> dict[str, Any] | None:
+        """The JSON schema that the text must follow.
+
+        Raises:
+            InputError: none was given although it is promised.
+        """
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return {"type": "object"}
+        if self.json_schema is None:
+            raise InputError("response_format — json_schema is missing; give name and schema.")
+        return self.json_schema.schema_
+
+
+class NamedFunction(BaseModel):
+    """A function by its name."""
+
+    name: str = Field(max_length=256)
+
+
+class NamedTool(BaseModel):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
 class CompletionBody(Sampling):
     """``POST /v1/completions``."""
 
@@ -115,6 +156,7 @@ class CompletionBody(Sampling):
     max_tokens: int | None = Field(16, ge=1, lt=1 << 31)
     logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
     echo: Literal[False] = False
+    response_format: ResponseFormat | None = None
 
 
 class ChatMessage(BaseModel):
@@ -135,6 +177,11 @@ class ChatBody(Sampling):
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
     tools: list[dict[str, Any]] | None = Field(None, max_length=128)
+    tool_choice: Annotated[
+        Literal["none", "auto", "required"] | NamedTool,
+        _said_as("none, auto, required, or a function by its name"),
+    ] = "auto"
+    response_format: ResponseFormat | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 

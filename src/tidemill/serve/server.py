@@ -20,6 +20,7 @@ from tidemill.serve.block_pool import BlockPool
 from tidemill.serve.decoder_executor import DecoderExecutor
 from tidemill.serve.engine import EngineCore, EngineThread
 from tidemill.serve.gate import Gate
+from tidemill.serve.grammar import Grammars
 from tidemill.serve.metrics import Metrics
 from tidemill.serve.policy import ORDERS
 from tidemill.serve.scheduler import Policies, Scheduler, SchedulerConfig
@@ -72,7 +73,9 @@ def make_core(decoder: NativeDecoder, model: ModelFile, config: ServerConfig) ->
     )
     pool = BlockPool(kv_tokens_of(config, decoder.context) // PAGE_TOKENS, PAGE_TOKENS)
     scheduler = Scheduler(limits, pool, Policies(ORDERS[config.order]()))
-    return EngineCore(scheduler, DecoderExecutor(decoder), model.tokenizer)
+    tokenizer = model.tokenizer
+    executor = DecoderExecutor(decoder, Grammars(tokenizer) if tokenizer.eos_ids else None)
+    return EngineCore(scheduler, executor, tokenizer)
 
 
 def make_app(

@@ -23,8 +23,15 @@ class Request:
     """On the engine's clock, for policies that look at it."""
     session: str | None = None
     """A conversation it belongs to, for policies that look at it."""
+    grammar: str | None = None
+    """What the text must follow, as ``Grammars`` makes it."""
     cache_salt: str = ""
     """Requests share cached prefixes only with those of the same salt."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether each token is just the likeliest one."""
+        return self.grammar is None and self.params.plain
 
 
 @dataclass(frozen=True, slots=True)
