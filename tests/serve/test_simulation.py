@@ -18,7 +18,7 @@ from tidemill.serve.events import EventLog
 from tidemill.serve.executor import SimExecutor
 from tidemill.serve.policy import PolicyError, RequestView, View
 from tidemill.serve.scheduler import Policies, Scheduler, SchedulerConfig
-from tidemill.serve.simulate import simulate
+from tidemill.serve.simulation import simulate
 from tidemill.serve.types import Request
 
 LINEAR = MeasuredSteps((1, 2), (1.0, 2.0), 0.0)  # a second a token

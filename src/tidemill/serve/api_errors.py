@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -31,8 +31,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 async def _malformed(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
+    first = cast("RequestValidationError", error).errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:])
     text = f"{where or 'body'} — {first['msg'].removeprefix('Value error, ')}"
     return JSONResponse(error_json(text, "invalid_request_error", param=where or None), 400)
@@ -53,8 +52,8 @@ async def _refused(_: Request, error: Exception) -> Response:
     return JSONResponse(error_json(text, "invalid_request_error"), 400)
 
 
-async def _http(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+async def _http(_: Request, raised: Exception) -> Response:
+    error = cast("HTTPException", raised)
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
     return JSONResponse(error_json(str(error.detail), kind), error.status_code, error.headers)
 

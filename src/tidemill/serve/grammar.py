@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 MAX_SCHEMA_BYTES = 64 << 10
-_JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""How JSON is written: without blanks that a small model could go on writing for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class Grammars:
                 f"response_format — the schema has {len(text)} bytes; at most {MAX_SCHEMA_BYTES}."
             )
         native = _llguidance()
-        return self._checked(native.LLMatcher.grammar_from_json_schema(text, overrides=_JSON))
+        return self._checked(native.LLMatcher.grammar_from_json_schema(text, overrides=COMPACT))
 
     def lark(self, grammar: str) -> str:
         """A grammar in llguidance's Lark dialect.

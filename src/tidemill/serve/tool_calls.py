@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from tidemill.errors import InputError
+from tidemill.serve.grammar import COMPACT
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
@@ -119,7 +120,7 @@ def forced_call(tools: Sequence[Mapping[str, Any]], only: str | None) -> str:
         }
         for function in chosen
     ]
-    schema = json.dumps({"anyOf": schemas})
+    schema = json.dumps({"x-guidance": COMPACT, "anyOf": schemas})
     return f'start: "{OPEN}\\n" call "\\n{CLOSE}"\ncall: %json {schema}\n'
 
 
