@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "decoder.hpp"
-#include "elementwise.hpp"
 #include "paged_kv.hpp"
 #include "recording_kv.hpp"
 
@@ -42,13 +41,6 @@ std::vector<Slice> slices_of(const Caches& caches, const Ids& ids, const Counts&
   return slices;
 }
 
-std::unique_ptr<float[]> logits_of(Decoder& decoder, std::span<const Slice> slices, size_t rows,
-                                   Pool& pool) {
-  auto logits = std::make_unique_for_overwrite<float[]>(rows * decoder.shape().vocab);
-  decoder.step(slices, logits.get(), pool);
-  return logits;
-}
-
 size_t rows_of(std::span<const Slice> slices) {
   size_t rows = 0;
   for (const Slice& slice : slices) rows += std::min(slice.wanted, slice.count);
@@ -62,7 +54,8 @@ Floats step(Decoder& decoder, const Caches& caches, const Ids& ids, const Counts
   std::unique_ptr<float[]> logits;
   {
     const nb::gil_scoped_release release;
-    logits = logits_of(decoder, slices, rows, pool);
+    logits = std::make_unique_for_overwrite<float[]>(rows * decoder.shape().vocab);
+    decoder.step(slices, logits.get(), pool);
   }
   nb::capsule owner(logits.get(), [](void* at) noexcept { delete[] static_cast<float*>(at); });
   return Floats(logits.release(), {rows, decoder.shape().vocab}, owner);
@@ -72,10 +65,8 @@ std::vector<size_t> step_greedy(Decoder& decoder, const Caches& caches, const Id
                                 const Counts& counts, const Counts& wanted, Pool& pool) {
   const std::vector<Slice> slices = slices_of(caches, ids, counts, wanted);
   const nb::gil_scoped_release release;
-  const size_t rows = rows_of(slices), vocab = decoder.shape().vocab;
-  const std::unique_ptr<float[]> logits = logits_of(decoder, slices, rows, pool);
-  std::vector<size_t> best;
-  for (size_t row = 0; row < rows; ++row) best.push_back(largest_of(&logits[row * vocab], vocab));
+  std::vector<size_t> best(rows_of(slices));
+  decoder.step_greedy(slices, best.data(), pool);
   return best;
 }
 
