@@ -132,6 +132,45 @@ void truncate(KVCache& cache, size_t length) {
   cache.let_go();
 }
 
+// The pool below the caches, for tests; what an owner holds are the pages that it took.
+class Owner {
+ public:
+  explicit Owner(std::shared_ptr<PagePool> pool) : pool_(std::move(pool)) {}
+  ~Owner() { pool_->give_back(pages_); }
+
+  void take(size_t count) { pool_->take(count, pages_); }
+  void keep(size_t kept) { pool_->give_back(pages_, kept); }
+  std::vector<uint32_t> pages() const { return pages_; }
+  nb::bytes content(size_t index) const {
+    return nb::bytes(pool_->at(pages_.at(index)), pool_->page_bytes());
+  }
+  void fill(uint8_t byte) {
+    for (const uint32_t page : pages_) std::fill_n(pool_->at(page), pool_->page_bytes(), byte);
+  }
+
+ private:
+  std::shared_ptr<PagePool> pool_;
+  std::vector<uint32_t> pages_;
+};
+
+void bind_pages(nb::module_& m) {
+  nb::class_<PagePool>(m, "PagePool", "Pages of one size that owners take and give back.")
+      .def(
+          "__init__",
+          [](PagePool* self, size_t pages, size_t page_bytes, bool zeroed) {
+            new (self) PagePool(pages, page_bytes, zeroed ? Reused::kZeroed : Reused::kAsLeft);
+          },
+          "pages"_a, "page_bytes"_a, "zeroed"_a)
+      .def_prop_ro("free_pages", &PagePool::free_pages);
+  nb::class_<Owner>(m, "PageOwner", "Whoever holds pages of a pool; for tests.")
+      .def(nb::init<std::shared_ptr<PagePool>>(), "pool"_a)
+      .def("take", &Owner::take, "count"_a)
+      .def("keep", &Owner::keep, "kept"_a)
+      .def("fill", &Owner::fill, "byte"_a)
+      .def("content", &Owner::content, "index"_a)
+      .def_prop_ro("pages", &Owner::pages);
+}
+
 void bind_cache(nb::module_& m) {
   nb::class_<KVCache>(m, "KVCache", "Keys and values of one sequence; for one thread at a time.")
       .def_prop_ro("length", &KVCache::length, "Tokens that it holds.")
@@ -145,9 +184,9 @@ void bind_cache(nb::module_& m) {
             new (self) PageArena({layers, kv_heads, head_dim}, pages);
           },
           "layers"_a, "kv_heads"_a, "head_dim"_a, "pages"_a)
-      .def_prop_ro("pages", &PageArena::pages)
-      .def_prop_ro("page_bytes", &PageArena::page_bytes)
-      .def_prop_ro("free_pages", &PageArena::free_pages);
+      .def_prop_ro("pages", [](const PageArena& self) { return self.pool().pages(); })
+      .def_prop_ro("page_bytes", [](const PageArena& self) { return self.pool().page_bytes(); })
+      .def_prop_ro("free_pages", [](const PageArena& self) { return self.pool().free_pages(); });
   m.def(
       "paged_kv",
       [](std::shared_ptr<PageArena> arena) -> std::shared_ptr<KVCache> {
@@ -195,6 +234,7 @@ void bind_decoder(nb::module_& m) {
   });
   bind_shape(m);
   bind_layer(m);
+  bind_pages(m);
   bind_cache(m);
   bind_recording(m);
   nb::class_<Decoder>(m, "Decoder", "A whole decoder; steps of several threads take turns.")
