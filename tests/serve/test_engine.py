@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -59,10 +60,10 @@ class Collected:
         return self.deltas[-1]
 
 
-def core_of(model: tuple[NativeDecoder, Tokenizer], blocks: int = 64, **config: int) -> EngineCore:
+def core_of(model: tuple[NativeDecoder, Tokenizer], blocks: int = 64) -> EngineCore:
     decoder, tokenizer = model
-    settings = {"max_num_seqs": 4, "max_num_batched_tokens": 32, "max_model_len": 256} | config
-    scheduler = Scheduler(SchedulerConfig(**settings, prefix_caching=False), BlockPool(blocks))
+    config = SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=32, max_model_len=256)
+    scheduler = Scheduler(config, BlockPool(blocks))
     return EngineCore(scheduler, DecoderExecutor(decoder), tokenizer)
 
 
@@ -96,6 +97,30 @@ def test_texts_served_together_equal_texts_made_alone(
     for text, prompt, settings in zip(texts, PROMPTS, params, strict=True):
         assert text.ids == alone(model, prompt, settings)
         assert text.last.usage.completion_tokens == len(text.ids)
+
+
+def test_a_second_turn_finds_its_first_and_reads_the_same(
+    model: tuple[NativeDecoder, Tokenizer],
+) -> None:
+    core, tokenizer = core_of(model), model[1]
+    params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
+    ids = tuple(tokenizer.encode(PROMPTS[2] * 2))
+    turns: list[Collected] = []
+    for name in ("1", "2", "3"):
+        text = Collected()
+        core.add(Request(name, ids, params), text)
+        while core.scheduler.busy:
+            core.step()
+        assert text.ids == alone(model, tokenizer.decode(ids), params) or name != "1"
+        turns.append(text)
+        ids = (*ids, *text.ids, *tokenizer.encode(" And then", add_special=False))
+    for before, after in itertools.pairwise(turns):
+        usage = after.last.usage
+        assert usage.cached_tokens >= before.last.usage.prompt_tokens - 32
+    decoder = model[0]
+    again = generate(decoder, tokenizer, ids[: turns[2].last.usage.prompt_tokens], params)
+    list(again)
+    assert turns[2].ids == again.ids
 
 
 def test_a_stop_string_ends_a_text_before_it(model: tuple[NativeDecoder, Tokenizer]) -> None:

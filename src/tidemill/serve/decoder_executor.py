@@ -12,7 +12,7 @@ from tidemill.errors import InputError
 from tidemill.models.native_decoder import NativeDecoder
 from tidemill.models.native_decoder import Part as Slice
 from tidemill.models.sampling import Sampler, token_logprobs
-from tidemill.models.sockets import NativeKVCache
+from tidemill.models.sockets import MappedKVCache, NativeKVCache
 from tidemill.serve.grammar import Grammars, Matcher
 from tidemill.serve.types import Part, Request, Sampled, StepPlan, StepResult
 
@@ -27,15 +27,21 @@ class _State:
 
 
 class DecoderExecutor:
-    """Computes plans on sequences of its own; block tables only say how much room there is.
+    """Computes plans in the pages that they name.
 
-    The scheduler over it must not share prefixes (``prefix_caching=False``).
+    A plug's cache may have pages of its own; then block tables only say how much room there is,
+    and the scheduler must not share prefixes: see ``maps_pages``.
     """
 
     def __init__(self, decoder: NativeDecoder, grammars: Grammars | None = None) -> None:
         self._decoder = decoder
         self._grammars = grammars
         self._states: dict[str, _State] = {}
+
+    @property
+    def maps_pages(self) -> bool:
+        """Whether sequences may share pages."""
+        return isinstance(self._decoder.sequence(), MappedKVCache)
 
     def run(self, plan: StepPlan) -> StepResult:
         """As ``Executor``.
@@ -63,7 +69,9 @@ class DecoderExecutor:
         state = self._states.get(part.request.id)
         if state is None:
             state = self._states[part.request.id] = _State(self._decoder.sequence())
-        if state.sequence.length > part.start:  # computed again after a preemption
+        if isinstance(state.sequence, MappedKVCache):
+            state.sequence.map(part.blocks, part.start)
+        elif state.sequence.length > part.start:  # computed again after a preemption
             state.sequence.truncate(part.start)
         return Slice(state.sequence, part.ids, int(part.samples))
 

@@ -35,8 +35,6 @@ class ServerConfig:
     max_num_seqs: int = 8
     max_num_batched_tokens: int = 256
     max_queue: int | None = None
-    kv_tokens: int | None = None
-    """Tokens in the KV cache; by default as many as ``max_num_seqs`` full contexts."""
     order: str = "fcfs"
     grace_s: float = 30.0
     """How long running requests may go on when the server is told to stop."""
@@ -56,25 +54,19 @@ class ServerConfig:
                 raise ConfigError.of(name, getattr(self, name), "seconds, at least 0")
 
 
-def kv_tokens_of(config: ServerConfig, context: int) -> int:
-    """Tokens that the KV cache is to hold: whole pages."""
-    wanted = config.kv_tokens or config.max_num_seqs * context
-    return max(wanted, context) // PAGE_TOKENS * PAGE_TOKENS
-
-
 def make_core(decoder: NativeDecoder, model: ModelFile, config: ServerConfig) -> EngineCore:
     """An engine over ``decoder``."""
+    tokenizer = model.tokenizer
+    executor = DecoderExecutor(decoder, Grammars(tokenizer) if tokenizer.eos_ids else None)
     limits = SchedulerConfig(
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=max(config.max_num_batched_tokens, config.max_num_seqs),
         max_model_len=decoder.context,
         max_queue=config.max_queue,
-        prefix_caching=False,
+        prefix_caching=executor.maps_pages,
     )
-    pool = BlockPool(kv_tokens_of(config, decoder.context) // PAGE_TOKENS, PAGE_TOKENS)
+    pool = BlockPool(decoder.kv_tokens // PAGE_TOKENS, PAGE_TOKENS)
     scheduler = Scheduler(limits, pool, Policies(ORDERS[config.order]()))
-    tokenizer = model.tokenizer
-    executor = DecoderExecutor(decoder, Grammars(tokenizer) if tokenizer.eos_ids else None)
     return EngineCore(scheduler, executor, tokenizer)
 
 
