@@ -127,7 +127,7 @@ def _loaded(path: Path) -> tokenizers.Tokenizer:
 def _vocabulary(
     rust: tokenizers.Tokenizer, path: Path, embeddings: int, config: Mapping[str, Any]
 ) -> Vocabulary:
-    """Texts and types by id; ids that nothing has are unused."""
+    """Texts and types by id; ids that only the embedding has are unused, and spell nothing."""
     kind = type(cast("object", rust.model)).__name__
     names = _names(_described(rust.decoder, path))
     if kind != "BPE" or not names & {"ByteLevel", "ByteFallback", "Metaspace", "Replace"}:
@@ -143,7 +143,7 @@ def _vocabulary(
             f"{path} — has ids up to {size - 1}, the model {embeddings} embeddings; "
             "copy the model again."
         )
-    texts, types = [""] * size, np.full(size, TokenType.UNUSED, np.int32)
+    texts, types = [""] * embeddings, np.full(embeddings, TokenType.UNUSED, np.int32)
     for text, token_id in ids.items():
         texts[token_id] = text
         is_byte = not byte_level and _BYTE.fullmatch(text)
