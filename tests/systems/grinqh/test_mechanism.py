@@ -16,6 +16,7 @@ from tidemill.systems.grinqh.checkpoint import WEIGHTS, load, save
 from tidemill.systems.grinqh.codebook import SHARED, gaussian
 from tidemill.systems.grinqh.graded_matrix import pack, unpack
 from tidemill.systems.grinqh.kernels import Selector
+from tidemill.systems.grinqh.reading import outlier_bytes
 
 NATIVE = native.available_levels()
 
@@ -238,6 +239,13 @@ def test_what_is_saved_is_loaded_and_damage_is_refused(tmp_path: Path) -> None:
         load(tmp_path)
     with pytest.raises(InputError, match="must hold"):
         load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("rows", [1, 300, 5000])
+@pytest.mark.parametrize("cols", [37, 2100])
+def test_outliers_are_counted_as_the_kernel_keeps_them(rows: int, cols: int) -> None:
+    quantised = GradedMatrix.quantise(matrix(rows, cols))
+    assert outlier_bytes(quantised) == NativeMatrix(quantised).native.outlier_bytes
 
 
 @pytest.mark.parametrize("level", NATIVE)

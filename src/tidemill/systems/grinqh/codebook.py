@@ -2,9 +2,9 @@
 
 Level 2 is the Lloyd-Max quantiser of four values; every cell is then split in two by the best
 1-D 2-means, twice. So the first b bits of a code are the code at level b, and one stored copy
-serves all levels. At level 6 a cell of level 4 has four values, symmetric steps from a center; cells
-of one magnitude (its first two bits) share their steps, so that a kernel can look up center and
-step in tables of 16 instead of a value in one of 64.
+serves all levels. At level 6 a cell of level 4 has four values, symmetric steps from a center;
+cells of one magnitude (its first two bits) share their steps, so that a kernel can look up center
+and step in tables of 16 instead of a value in one of 64.
 
 Reconstructed from Any-Precision LLM (nested codes) and MatQuant (slices from the top).
 """

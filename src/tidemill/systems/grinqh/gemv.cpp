@@ -154,11 +154,11 @@ void add_half(const Quad& quad, size_t group, uint16_t* sums, uint16_t* fine) {
 struct Ahead {
   size_t column = 0, at = 0;
 
-  void step(const std::array<const uint8_t*, 4>& columns, size_t bytes, size_t lines) {
-    for (size_t i = 0; i < lines; ++i) {
-      _mm_prefetch(columns[column] + at, _MM_HINT_T0);
+  void step(const std::array<const uint8_t*, 4>& columns, const Run& run) {
+    for (size_t i = 0; i < run.lines; ++i) {
+      _mm_prefetch(columns[column] + std::min(at, run.bytes - 1), _MM_HINT_T0);
       at += 64;
-      const bool is_over = at >= bytes;
+      const bool is_over = at >= run.end;
       at = is_over ? 0 : at;
       column = (column + is_over) & 3;
     }
@@ -168,14 +168,16 @@ struct Ahead {
 template <int planes>
 void add_groups(const Quad& quad, size_t halves, uint16_t* sums, uint16_t* fine) {
   Ahead ahead[planes];
+  const auto fetch = [&] {
+    for (size_t plane = 0; plane < planes; ++plane)
+      ahead[plane].step(quad.next[plane], quad.runs[plane]);
+  };
   for (size_t group = 0; group < halves / 2; ++group) {
-    ahead[0].step(quad.next[0], halves * 32, 4);
-    if constexpr (planes > 1) ahead[1].step(quad.next[1], (halves + 1) / 2 * 32, 2);
-    if constexpr (planes > 2) ahead[2].step(quad.next[2], halves / 2 * 32, 2);
-    if constexpr (planes > 3) ahead[3].step(quad.next[3], halves * 32, 4);
+    fetch();
     add_half<planes, 0>(quad, group, sums, fine);
     add_half<planes, 1>(quad, group, sums, fine);
   }
+  if (halves == 1) fetch();
   if (halves % 2 != 0) add_half<planes, 0, true>(quad, halves / 2, sums, fine);
 }
 
@@ -207,10 +209,12 @@ void flush(size_t halves, float scale, size_t added, uint16_t* sums, float* y) {
   };
   for (size_t i = 0; i < halves * kHalf; i += 32) {
     const __m256i pairs = load(sums + i), odds = load(sums + i + 16);
-    const __m256i even = _mm256_sub_epi16(_mm256_sub_epi16(pairs, _mm256_slli_epi16(odds, 8)), bias);
+    const __m256i even =
+        _mm256_sub_epi16(_mm256_sub_epi16(pairs, _mm256_slli_epi16(odds, 8)), bias);
     const __m256i odd = _mm256_sub_epi16(odds, bias);
     // unpacking leaves outputs 0-7, 16-23 in the first vector, 8-15, 24-31 in the second
-    const __m256i first = _mm256_unpacklo_epi16(even, odd), second = _mm256_unpackhi_epi16(even, odd);
+    const __m256i first = _mm256_unpacklo_epi16(even, odd),
+                  second = _mm256_unpackhi_epi16(even, odd);
     add(_mm256_castsi256_si128(first), y + i);
     add(_mm256_castsi256_si128(second), y + i + 8);
     add(_mm256_extracti128_si256(first, 1), y + i + 16);
@@ -302,8 +306,8 @@ void make_products(const Table& table, size_t planes, const int16_t* x, Quad& qu
 void fold(const float* x, const float* col_scale, const uint8_t* levels,
           const std::array<Table, kPlanes>& tables, size_t cols, Sorted& sorted) {
   const auto by_level = [&](auto value) {
-    return std::array<float, 8>{0, 0, value(tables[0]), value(tables[1]), value(tables[2]), 0,
-                                value(tables[3]), 0};
+    return std::array<float, 8>{
+        0, 0, value(tables[0]), value(tables[1]), value(tables[2]), 0, value(tables[3]), 0};
   };
   alignas(32) const auto one = by_level([](const Table&) { return 1.0f; });
   alignas(32) const auto high = by_level([](const Table& table) { return table.high; });
@@ -348,8 +352,7 @@ void add_outliers(const Slices& slices, const Sorted& sorted, float* y) {
       const __m256i below =
           _mm256_and_si256(_mm256_srai_epi32(_mm256_castps_si256(value), 31), stride);
       const __m256 edge = _mm256_i32gather_ps(edges, _mm256_add_epi32(column, below), 4);
-      total = _mm256_fmadd_ps(_mm256_i32gather_ps(x, column, 4), value,
-                              _mm256_sub_ps(total, edge));
+      total = _mm256_fmadd_ps(_mm256_i32gather_ps(x, column, 4), value, _mm256_sub_ps(total, edge));
     }
     _mm256_storeu_ps(sum, total);
 #else

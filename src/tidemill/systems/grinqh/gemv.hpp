@@ -43,9 +43,9 @@ struct Parts {
   const float* values;             // 4 + 8 + 16 + 64, ascending
 };
 
-// Where the bit of a one-bit plane, and the first of two in the last plane, is for field `f` of half
-// `v`; the second is two higher. So one shift and one mask put those of two fields at their places
-// in the nibbles of an index.
+// Where the bit of a one-bit plane, and the first of two in the last plane, is for field `f` of
+// half `v`; the second is two higher. So one shift and one mask put those of two fields at their
+// places in the nibbles of an index.
 constexpr size_t one_at(size_t v, size_t f) { return 2 + f % 2 + 4 * (f / 2) - 2 * v; }
 constexpr size_t last_at(size_t f) { return 1 - f % 2 + 4 * (f / 2); }
 
@@ -61,8 +61,8 @@ struct Sorted {
   std::array<uint32_t*, kPlanes> list{};  // into columns, which is not cleared first: it is large
   std::array<size_t, kPlanes> count{};
   std::unique_ptr<uint32_t[]> columns;
-  // x: 0 where a column is skipped, and one 0 more; times the last code of its level on the positive
-  // side, and, `stride` later, on the negative side: what the codes say of an outlier.
+  // x: 0 where a column is skipped, and one 0 more; times the last code of its level on the
+  // positive side, and, `stride` later, on the negative side: what the codes say of an outlier.
   std::unique_ptr<float[]> x, edges;
   size_t size = 0, stride = 0;
 };
@@ -70,7 +70,7 @@ struct Sorted {
 // Outliers of a part by output, eight outputs at a time, those with the most first: columns and
 // values of the first of each, of the second of each ... Where there is none: column `cols`.
 struct Slices {
-  std::vector<uint32_t> start;  // of each eight outputs, in eights
+  std::vector<uint32_t> start;                  // of each eight outputs, in eights
   std::vector<uint16_t> rows, columns, values;  // rows count from the part's first; values are fp16
 };
 
@@ -93,6 +93,7 @@ class Matrix {
   uint8_t* plane(size_t index) { return planes_[index].get(); }
   // Bytes that a product reads with every column at the widest level.
   size_t bytes() const;
+  size_t outlier_bytes() const;
 
   // y[i] = sum over j of x[j] W[i, j], column j read at levels[j]. Each thread owns outputs, so
   // the result is the same for any number of them.
@@ -123,12 +124,20 @@ class Matrix {
   std::array<Table, kPlanes> tables_;
 };
 
+// What is read of a column in a plane: bytes, where its lines end, and how many lines to fetch with
+// each group, for four columns.
+struct Run {
+  size_t bytes = 0, end = 0, lines = 0;
+};
+Run run_of(size_t plane, size_t halves, size_t stride);
+
 // Four columns, and the products that their codes stand for. Sums of as many products as share an
-// int8 (of all four columns at 2 and 3 bits, of two at 4 and 6) are within +-127 by the choice of x;
-// 128 is added to each sum, so that bytes are unsigned.
+// int8 (of all four columns at 2 and 3 bits, of two at 4 and 6) are within +-127 by the choice of
+// x; 128 is added to each sum, so that bytes are unsigned.
 struct Quad {
   std::array<std::array<const uint8_t*, 4>, kPlanes> column;  // [plane][of the four]
   std::array<std::array<const uint8_t*, 4>, kPlanes> next;    // to fetch meanwhile
+  std::array<Run, kPlanes> runs;
   alignas(64) int8_t products[4][48];
 };
 
@@ -141,8 +150,8 @@ constexpr int kFine = 32;          // the second sums at 6 bits are in units of 
 // that, what rounding lost of it / 32, and the step / 32.
 void make_products(const Table& table, size_t planes, const int16_t* x, Quad& quad);
 
-// Adds the products of a quad, whose columns are `halves` halves of groups, to two sets of sums; the
-// second only at 6 bits. They are in an order of their own within 32 outputs: see `flush`.
+// Adds the products of a quad, whose columns are `halves` halves of groups, to two sets of sums;
+// the second only at 6 bits. They are in an order of their own within 32 outputs: see `flush`.
 void add_quad(size_t planes, const Quad& quad, size_t halves, uint16_t* sums, uint16_t* fine);
 
 // y += scale * (sums less 128 for each of `added`), and sums = 0.

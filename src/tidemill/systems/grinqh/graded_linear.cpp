@@ -15,7 +15,7 @@ namespace {
 
 constexpr size_t kFew = 4;       // tokens up to which each chooses for itself; more are a prompt
 constexpr size_t kColumns = 64;  // dequantised at a time: 64 x 256 floats stay in L2
-constexpr size_t kAtOnce = 4;  // tokens whose sums are in registers
+constexpr size_t kAtOnce = 4;    // tokens whose sums are in registers
 
 // sums[t][i] += sum over c of x[t][c] w[c][i], for some tokens, kGroup outputs each.
 template <size_t tokens>
@@ -73,7 +73,10 @@ struct GradedLinear::Chosen final : models::Linear::Plan {
 
 GradedLinear::GradedLinear(std::shared_ptr<const Matrix> matrix, std::shared_ptr<Shared> shared,
                            std::shared_ptr<const Dial> dial, uint8_t top)
-    : matrix_(std::move(matrix)), shared_(std::move(shared)), dial_(std::move(dial)), top_(top),
+    : matrix_(std::move(matrix)),
+      shared_(std::move(shared)),
+      dial_(std::move(dial)),
+      top_(top),
       tasks_(matrix_->parts()) {}
 
 size_t GradedLinear::bytes() const {

@@ -29,6 +29,7 @@ PLANES = {2: (4, 2), 3: (3, 1), 4: (2, 1), 6: (0, 2)}
 ONE_AT = (2, 3, 6, 7)
 LAST_AT = (1, 0, 5, 4)
 MOST_OUTLIERS = 0.05
+MOST_COLUMNS = 65_535
 _TINY = 1e-12
 
 
@@ -169,6 +170,10 @@ def check_weight(weight: F32, name: str) -> None:
     """
     if weight.ndim != 2 or 0 in weight.shape:
         raise InputError(f"{name} — shape {weight.shape}, must be (outputs, inputs), none 0.")
+    if weight.shape[1] > MOST_COLUMNS:
+        raise InputError(
+            f"{name} — {weight.shape[1]:,} inputs, must be at most {MOST_COLUMNS:,}; leave it out."
+        )
     if not np.isfinite(weight).all():
         bad = int(np.size(weight) - np.isfinite(weight).sum())
         raise InputError(
@@ -245,25 +250,23 @@ def pack(codes: U8) -> dict[int, U8]:
 
 def folded(codes: U8) -> U8:
     """Codes as sign, magnitude and last two bits, and those as codes: flips what is in between."""
-    return codes ^ np.where(codes < 32, np.uint8(0b011100), np.uint8(0))
+    return (codes ^ np.where(codes < 32, 0b011100, 0)).astype(np.uint8)
 
 
 def _spread(level: int, v: int, f: int, bits: U8) -> U8:
     """Bits of a field at their places in a byte."""
-    if level == 2:
-        return bits << (2 * f)
+    found = bits << (2 * f if level == 2 else ONE_AT[f] - 2 * v)
     if level == 6:
-        return (bits & 1) << LAST_AT[f] | (bits >> 1) << (LAST_AT[f] + 2)
-    return bits << (ONE_AT[f] - 2 * v)
+        found = (bits & 1) << LAST_AT[f] | (bits >> 1) << (LAST_AT[f] + 2)
+    return found.astype(np.uint8)
 
 
 def _gathered(level: int, v: int, f: int, byte: U8) -> U8:
     """What `_spread` was given."""
-    if level == 2:
-        return byte >> (2 * f) & 3
+    found = byte >> (2 * f) & 3 if level == 2 else byte >> (ONE_AT[f] - 2 * v) & 1
     if level == 6:
-        return (byte >> LAST_AT[f] & 1) | (byte >> (LAST_AT[f] + 2) & 1) << 1
-    return byte >> (ONE_AT[f] - 2 * v) & 1
+        found = (byte >> LAST_AT[f] & 1) | (byte >> (LAST_AT[f] + 2) & 1) << 1
+    return found.astype(np.uint8)
 
 
 def unpack(planes: dict[int, U8], rows: int) -> U8:

@@ -23,8 +23,8 @@ constexpr size_t kPartGroups = 16;  // a part's sums stay in L1
 constexpr size_t kBlock = 2048;     // columns whose inputs are gathered from L1
 constexpr size_t kAhead = 8192;     // bytes of a plane that are fetched before they are needed
 
-// The code in ascending order, from bits as stored: plane by plane, first plane lowest; the sign, and
-// then a magnitude up to the fourth bit.
+// The code in ascending order, from bits as stored: plane by plane, first plane lowest; the sign,
+// and then a magnitude up to the fourth bit.
 size_t ascending(size_t stored, size_t planes) {
   const size_t flip = stored & 2 ? 0 : 1;
   size_t code = (stored & 2) | ((stored & 1) ^ flip);
@@ -79,7 +79,8 @@ void Matrix::make_tables(const float* values) {
       const auto at = [&](size_t stored) { return table.value[stored] / double{table.largest}; };
       if (plane < 3) table.coarse[i] = as_integer(at(i % count));
       if (plane == 0) table.fine[i] = as_integer(at(i >> 2));
-      if (plane == 3) table.coarse[i] = as_integer((at(i) + at(i | 16) + at(i | 32) + at(i | 48)) / 4);
+      if (plane == 3)
+        table.coarse[i] = as_integer((at(i) + at(i | 16) + at(i | 32) + at(i | 48)) / 4);
     }
     values += count;
   }
@@ -92,7 +93,8 @@ void Matrix::make_tables(const float* values) {
     if (is_first) known = step;
     // 113 * 32 * 2^15 / 32000: two of them and what rounding lost of their centers fit into int8
     if (std::abs(known - step) > 4 || std::abs(step) > 3600)
-      throw std::invalid_argument("values: level 6 must be level 4's and small steps that they share");
+      throw std::invalid_argument(
+          "values: level 6 must be level 4's and small steps that they share");
   }
 }
 
@@ -148,11 +150,18 @@ bool Matrix::has(uint8_t level) const {
   return level < kPlanesOf.size() && kPlanesOf[level] > 0 && planes_[kPlanesOf[level] - 1];
 }
 
+size_t Matrix::outlier_bytes() const {
+  size_t bytes = 0;
+  for (const Slices& slices : slices_)
+    bytes += 4 * slices.columns.size() + 2 * slices.rows.size() + 4 * (slices.start.size() - 1);
+  return bytes;
+}
+
 size_t Matrix::bytes() const {
-  size_t bytes = 2 * rows_ + (2 + 2 + 4) * cols_;  // scales and norms are fp16 on disk
+  size_t bytes = 4 * (rows_ + 2 * cols_) + outlier_bytes();  // scales and norms are floats
   for (size_t plane = 0; plane < kPlanes; ++plane)
     if (planes_[plane]) bytes += cols_ * plane_bytes(plane, rows_);
-  return bytes + size_t{outlier_start_.back()} * (rows_ <= 65536 ? 4 : 6);
+  return bytes;
 }
 
 size_t Matrix::halves(size_t begin, size_t end) const {
@@ -217,6 +226,13 @@ float largest_sum(const float* x, const uint32_t* list, size_t count, size_t tog
 
 }  // namespace
 
+Run run_of(size_t plane, size_t halves, size_t stride) {
+  const size_t bytes = plane_bytes(plane, halves * kHalf), groups = std::max<size_t>(1, halves / 2);
+  if (bytes == 0) return {};
+  const size_t end = bytes + (stride % 64 == 0 ? 0 : 63);  // may begin in the middle of a line
+  return {bytes, end, (4 * ((end + 63) / 64) + groups - 1) / groups};
+}
+
 void Matrix::columns(const Sorted& sorted, size_t begin, size_t end, float* y) const {
   const size_t halves_here = halves(begin, end), outputs = (end - begin) * kGroup;
   static thread_local std::vector<uint16_t> sums;
@@ -228,18 +244,18 @@ void Matrix::columns(const Sorted& sorted, size_t begin, size_t end, float* y) c
     const Table& table = tables_[level];
     std::array<const uint8_t*, kPlanes> plane{};
     std::array<size_t, kPlanes> stride{};
+    Quad quad;
     for (size_t p = 0; p < planes; ++p) {
       stride[p] = plane_bytes(p, rows_);
+      quad.runs[p] = run_of(p, halves_here, stride[p]);
       plane[p] = planes_[p].get() + offset_of(p, begin);
     }
     for (size_t start = 0; start < count; start += kChunk) {
       const size_t size = std::min(kChunk, count - start), quads = (size + 3) / 4;
-      const float largest =
-          largest_sum(sorted.x.get(), list + start, size, kTogether[level]);
+      const float largest = largest_sum(sorted.x.get(), list + start, size, kTogether[level]);
       if (!(largest > 0)) continue;
       const float to_integer = kLargest / largest;
       for (size_t i = start; i < start + size; i += 4) {
-        Quad quad;
         int16_t x[4] = {};
         for (size_t k = 0; k < 4; ++k) {
           const bool is_real = i + k < start + size;

@@ -79,7 +79,7 @@ def frontier(context: Context, scale: Scale | None = None) -> Iterator[Measureme
     yield from _all_beat_fixed("", scale.model, decode, every, detail)
     yield _two_bits("two-bits", scale.model, decode, full, detail)
     three = min((decode["uniform 3"], decode["RTN 3"]), key=lambda score: score.kl)
-    yield _compared("two-over-three", scale.model, decode["GRINQH 2"], three, detail)
+    yield _compared("two-over-three", scale.model, decode["GRINQH codes 2"], three, detail)
     yield _monotone(decode, scale, detail)
     yield _dominated(decode, detail)
 
@@ -115,6 +115,7 @@ def points(
     ways: dict[str, dict[str, Choice | None]] = {
         f"GRINQH {bits:g}": subject.choices(subject.code_bits(bits)) for bits in bits_read
     }
+    ways |= {f"GRINQH codes {bits}": subject.choices(float(bits)) for bits in (2, 3)}
     widths = (2, 3, 4) if reach is Reach.DECODE else (3, 4)
     ways |= {f"uniform {level}": uniform(graded, level) for level in widths}
     ways |= {f"static {bits:g}": static_mix(graded, calibration, bits) for bits in widths}
@@ -189,7 +190,8 @@ def _all_beat_fixed(
 def _two_bits(
     claim: str, model: str, found: Found, full: Score, detail: dict[str, Json]
 ) -> Measurement:
-    ours, rounded, static = (found[name] for name in ("GRINQH 2", "RTN 2", "static 2"))
+    names = ("GRINQH codes 2", "GRINQH 2", "RTN 2", "static 2")
+    ours, tighter, rounded, static = (found[name] for name in names)
     value, low, high = perplexity_ratio(ours.loss, full.loss)
     return Measurement(
         claim=claim,
@@ -197,7 +199,8 @@ def _two_bits(
         low=low,
         high=high,
         repeats=blocks_of(len(ours.loss)),
-        subject=f"GRINQH 2 on {model}: perplexity {figure(ours.perplexity)}",
+        subject=f"GRINQH on {model}: perplexity {figure(ours.perplexity)}, {ours.bits:.2f} bits "
+        f"read in all; with 2 in all {figure(tighter.perplexity)}",
         baseline=f"source: {figure(full.perplexity)}; RTN {figure(rounded.perplexity)}, "
         f"static {figure(static.perplexity)} at 2 bits of codes",
         detail=detail,
