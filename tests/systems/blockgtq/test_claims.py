@@ -12,7 +12,6 @@ from tidemill.bench import Budget, Context, Measurement, Progress
 from tidemill.bench.settings import dumps
 from tidemill.errors import MissingCapability
 from tidemill.models.store import ModelStore
-from tidemill.models.token_scores import Reference
 from tidemill.systems.blockgtq import (
     SYSTEM,
     BlockGTQConfig,
@@ -22,6 +21,7 @@ from tidemill.systems.blockgtq import (
     speed,
     workloads,
 )
+from tidemill.systems.blockgtq.scoring.token_scores import Reference
 from tidemill.systems.blockgtq.workloads import haystack, text
 
 CONTEXT = Context(BlockGTQConfig(), Budget.QUICK, Progress())

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from tidemill.bench import Budget, Context, Measurement
 from tidemill.bench.claim import Json
-from tidemill.models.token_scores import Interval
 from tidemill.systems.blockgtq import kernels, workloads
 from tidemill.systems.blockgtq.calibration import Calibration
 from tidemill.systems.blockgtq.config import Mode
 from tidemill.systems.blockgtq.plan import HeadPlan
+from tidemill.systems.blockgtq.scoring.token_scores import Interval
 from tidemill.systems.blockgtq.workloads import Captured
 
 F32 = NDArray[np.float32]

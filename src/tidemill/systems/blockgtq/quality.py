@@ -19,11 +19,11 @@ import numpy as np
 from tidemill.bench import Budget, Context, Measurement
 from tidemill.bench.claim import Json
 from tidemill.models.ggml_rounding import Q4_0_BITS, Q8_0_BITS, q4_0, q8_0
-from tidemill.models.token_scores import Interval, Reference, Scored, hidden_of
 from tidemill.systems.blockgtq import workloads
 from tidemill.systems.blockgtq.baselines import rounded_cache
 from tidemill.systems.blockgtq.calibration import Calibration
 from tidemill.systems.blockgtq.config import Mode
+from tidemill.systems.blockgtq.scoring.token_scores import Interval, Reference, Scored, hidden_of
 
 _ASKED = ("dense", "uniform K2V2", "paper K2V2", "compact K2V2", "compact+peel K2V2", "q4_0")
 """Ways to cache that look for needles."""
