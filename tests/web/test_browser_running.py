@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from browser import PHONE, Window, chromium, serious, started
+from tests.browser import PHONE, Window, chromium, serious, started
 from playwright.sync_api import Browser, Page
 from site_process import SiteProcess
 

@@ -20,6 +20,7 @@ from tidemill.models.sampling import SamplingParams
 from tidemill.models.tokenizer import Tokenizer
 from tidemill.serve.answers import DONE, Answer, Json, error_json, sse, usage_json
 from tidemill.serve.api_errors import install_error_handlers
+from tidemill.serve.chat_page import add_chat_page
 from tidemill.serve.async_engine import AsyncEngine, TokenStream
 from tidemill.serve.engine import Delta, EngineStopped
 from tidemill.serve.grammar import Grammars
@@ -99,6 +100,7 @@ def make_api(
     app.add_api_route("/tokenize", calls.tokenize, methods=["POST"], responses=bodies)
     app.add_api_route("/health", calls.health, methods=["GET"], responses={503: {}})
     app.add_api_route("/metrics", calls.metrics, methods=["GET"])
+    add_chat_page(app)
     return app
 
 

@@ -10,8 +10,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tidemill.serve.answers import error_json
+from tidemill.serve.chat_page import PATHS
 
-_OPEN = frozenset({"/health"})
+_OPEN = frozenset({"/health", *PATHS})
 
 
 class Gate:
