@@ -237,7 +237,7 @@ def pack(codes: U8) -> dict[int, U8]:
     for level, (shift, width) in PLANES.items():
         found = np.zeros((cols, lanes.shape[1], 2 if width == 2 else 1, 32), np.uint8)
         for v, f in product(range(2), range(4)):
-            bits = (lanes[:, :, v, f] >> shift) & ((1 << width) - 1)
+            bits = (lanes[:, :, v, f] >> shift & ((1 << width) - 1)).astype(np.uint8)
             found[:, :, v % found.shape[2]] |= _spread(level, v, f, bits)
         planes[level] = found.reshape(cols, -1)
     if _is_half(rows):
