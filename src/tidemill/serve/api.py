@@ -20,8 +20,8 @@ from tidemill.models.sampling import SamplingParams
 from tidemill.models.tokenizer import Tokenizer
 from tidemill.serve.answers import DONE, Answer, Json, error_json, sse, usage_json
 from tidemill.serve.api_errors import install_error_handlers
-from tidemill.serve.chat_page import add_chat_page
 from tidemill.serve.async_engine import AsyncEngine, TokenStream
+from tidemill.serve.chat_page import add_chat_page
 from tidemill.serve.engine import Delta, EngineStopped
 from tidemill.serve.grammar import Grammars
 from tidemill.serve.metrics import Metrics
