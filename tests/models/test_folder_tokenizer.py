@@ -20,6 +20,7 @@ from tidemill.models.folder_tokenizer import (
     MAX_TOKENIZER_BYTES,
     FolderTokenizer,
     folder_chat_template,
+    folder_special_tokens,
 )
 from tidemill.models.generation import generate
 from tidemill.models.model_file import open_model
@@ -173,6 +174,11 @@ def test_the_template_of_its_own_file_comes_first(tmp_path: Path) -> None:
     assert folder_chat_template(folder).source == "old"
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     assert folder_chat_template(folder).source == TEMPLATE
+
+
+def test_a_template_of_ones_own_knows_the_special_tokens(tmp_path: Path) -> None:
+    saved(tmp_path, byte_level(), eos_token="<|end|>")
+    assert folder_special_tokens(tmp_path)["eos_token"] == "<|end|>"
 
 
 def test_of_several_templates_the_default_is_taken(tmp_path: Path) -> None:

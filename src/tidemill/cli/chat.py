@@ -122,11 +122,9 @@ class _Conversation:
 def chat_template(ready: Opened, source: str | None) -> ChatTemplate:
     """The model's own template, or the one in a file."""
     from tidemill.errors import UnsupportedModel
-    from tidemill.models.chat_template import ChatTemplate
 
     if source is not None:
-        special = ChatTemplate.special_tokens(ready.file.metadata)
-        return ChatTemplate(read_text(source), special_tokens=special)
+        return ready.file.template(read_text(source))
     try:
         return ready.file.chat_template
     except UnsupportedModel as error:

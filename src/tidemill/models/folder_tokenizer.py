@@ -101,10 +101,17 @@ def folder_chat_template(folder: Path) -> ChatTemplate:
         )
     if not isinstance(source, str):
         raise CorruptFile(f"{path} — chat_template is no text; copy the model again.")
-    special = {f"{name}_token": _content(config.get(f"{name}_token")) for name in _SPECIAL}
-    return ChatTemplate(
-        source, special_tokens={name: text for name, text in special.items() if text is not None}
-    )
+    return ChatTemplate(source, special_tokens=_special_texts(config))
+
+
+def folder_special_tokens(folder: Path) -> dict[str, str]:
+    """The texts that templates may use, as the folder's ``tokenizer_config.json`` has them."""
+    return _special_texts(_optional_json(folder / CONFIG))
+
+
+def _special_texts(config: Mapping[str, Any]) -> dict[str, str]:
+    texts = {f"{name}_token": _content(config.get(f"{name}_token")) for name in _SPECIAL}
+    return {name: text for name, text in texts.items() if text is not None}
 
 
 def _loaded(path: Path) -> tokenizers.Tokenizer:

@@ -172,6 +172,20 @@ class ModelFile:
 
         return ChatTemplate.from_gguf(self.metadata)
 
+    def template(self, source: str) -> ChatTemplate:
+        """A chat template of the user's own, with the special tokens of this model.
+
+        Raises:
+            CorruptFile: it is no template.
+        """
+        from tidemill.models.chat_template import ChatTemplate
+
+        if self.metadata:
+            return ChatTemplate(source, special_tokens=ChatTemplate.special_tokens(self.metadata))
+        from tidemill.models.folder_tokenizer import folder_special_tokens
+
+        return ChatTemplate(source, special_tokens=folder_special_tokens(self._folder))
+
     @property
     def _folder(self) -> Path:
         return self.path if self.path.is_dir() else self.path.parent
