@@ -85,17 +85,15 @@ class Planner:
 
     def _begin(self, tracked: Tracked) -> bool:
         """Let a waiting request run if there is room for all of it; whether others may follow."""
+        if self._pool.blocks_for(tracked.total) > self._pool.capacity:
+            self._give_up(tracked)  # the pool was shrunk below it
+            return True
         if self._config.prefix_caching:
             tracked.adopt(self._pool)
         allowed = self._allowed(tracked)
         count = self._fitting(tracked, allowed)
-        if self._scheduler.running:
-            fits = self._blocks_missing(tracked, tracked.missing) <= self._pool.available
-        else:  # whatever there is: it may be all that is left of a pool that was shrunk
-            room = (len(tracked.blocks) + self._pool.available) * self._pool.block_tokens
-            count = min(count, room - tracked.computed)
-            fits = count > 0
-        if count == 0 or not fits:
+        missing = self._blocks_missing(tracked, tracked.missing)
+        if count == 0 or missing > self._pool.available:
             tracked.let_go(self._pool)
             return allowed == 0
         self._scheduler.start(tracked)
@@ -135,6 +133,9 @@ class Planner:
         if len(self._scheduler.running) > 1:
             self._preempt(tracked)
             return
+        self._give_up(tracked)
+
+    def _give_up(self, tracked: Tracked) -> None:
         room = self._pool.capacity * self._pool.block_tokens
         self._scheduler.give_up(
             tracked, f"the cache holds {room} tokens now; {tracked.total} and more are needed"
