@@ -13,12 +13,7 @@ from tidemill.models.model_file import open_model
 from tidemill.models.native_decoder import NativeDecoder
 from tidemill.models.store import ModelStore
 from tidemill.systems.blockgtq import speed, workloads
-from tidemill.systems.blockgtq.scoring.decode_race import (
-    NativeRun,
-    PeerRun,
-    RoundedCaches,
-    sides_of,
-)
+from tidemill.systems.blockgtq.scoring.race import NativeRun, PeerRun, RoundedCaches, sides_of
 
 PLUG = "blockgtq:k3v3"
 _WIDE = "gemma-3-270m"
