@@ -348,7 +348,7 @@ def test_a_tool_that_must_be_called_is_called(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     "wanted",
     [
-        {"type": "json_schema", "json_schema": {"schema": {"type": "objec"}}},
+        {"type": "json_schema", "json_schema": {"schema": {"type": "thing"}}},
         {"type": "json_schema"},
         {"type": "yaml"},
     ],
