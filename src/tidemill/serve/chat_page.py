@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from importlib import resources
 
 from fastapi import FastAPI
@@ -29,7 +30,7 @@ def add_chat_page(app: FastAPI) -> None:
         app.add_api_route(path, _answer(content, kind), include_in_schema=False)
 
 
-def _answer(content: bytes, kind: str) -> object:
+def _answer(content: bytes, kind: str) -> Callable[[], Coroutine[None, None, Response]]:
     async def file() -> Response:
         return Response(content, media_type=kind, headers=_HEADERS)
 
