@@ -44,7 +44,7 @@ def test_the_layers_are_replaced_and_what_is_left_out_is_listed(model, quantised
 
 @pytest.mark.parametrize("tokens", [5, 40])
 def test_prefill_reads_the_top_level(model, quantised, tokens: int) -> None:
-    from tidemill.systems.grinqh.reading import outlier_bytes, trace
+    from tidemill.systems.grinqh.reading import trace
 
     layer, x = model[1], torch.randn(tokens, 128)
     with trace() as found:
@@ -77,7 +77,7 @@ def test_more_bits_err_less(model, quantised) -> None:
 
 
 def test_a_trace_counts_channels_and_bytes(model, quantised) -> None:
-    from tidemill.systems.grinqh.reading import trace
+    from tidemill.systems.grinqh.reading import outlier_bytes, trace
 
     layer, x = model[1], torch.randn(1, 128)
     quantised.set_bits(decode=2.5)
