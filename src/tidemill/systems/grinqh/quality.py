@@ -63,10 +63,10 @@ class Scale:
 SCALES = {
     Budget.QUICK: Scale("gemma-3-270m", Sample(2, 64, 96, 512), (1.5, 2.0, 2.5, 3.0, 4.0)),
     Budget.FULL: Scale(
-        "gemma-3-270m", Sample(8, 128, 256, 1024), tuple(1.5 + 0.25 * i for i in range(13))
+        "gemma-3-270m", Sample(9, 128, 256, 1024), tuple(1.5 + 0.25 * i for i in range(13))
     ),
 }
-SECOND = Scale("qwen2.5-coder-0.5b", Sample(4, 128, 256, 1024), (2.0, 3.0, 4.0))
+SECOND = Scale("qwen2.5-coder-0.5b", Sample(9, 128, 256, 1024), (2.0, 3.0, 4.0))
 """Of the second model, at full budget."""
 Found = dict[str, Score]
 
