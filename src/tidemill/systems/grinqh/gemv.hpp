@@ -26,6 +26,8 @@ constexpr std::array<uint32_t, kPlanes> kStep{2, 1, 1, 2};
 struct Table {
   alignas(32) std::array<int16_t, 16> coarse{}, fine{};
   std::array<float, 64> value{};
+  // `value` byte by byte: by the byte of a float, the upper two bits of a code, the lower four
+  alignas(32) std::array<std::array<std::array<uint8_t, 16>, 4>, 4> bytes{};
   float largest = 0, low = 0, high = 0;
 };
 

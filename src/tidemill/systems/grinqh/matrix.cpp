@@ -75,6 +75,11 @@ void Matrix::make_tables(const float* values) {
     table.largest = std::max(std::fabs(table.low), std::fabs(table.high));
     for (size_t stored = 0; stored < count; ++stored)
       table.value[stored] = values[ascending(stored, plane + 1)];
+    for (size_t stored = 0; stored < 64; ++stored) {
+      uint8_t bytes[4];
+      std::memcpy(bytes, &table.value[stored % count], 4);
+      for (size_t i = 0; i < 4; ++i) table.bytes[i][stored >> 4][stored & 15] = bytes[i];
+    }
     for (size_t i = 0; i < 16; ++i) {
       const auto at = [&](size_t stored) { return table.value[stored] / double{table.largest}; };
       if (plane < 3) table.coarse[i] = as_integer(at(i % count));
