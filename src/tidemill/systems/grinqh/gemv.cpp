@@ -2,6 +2,7 @@
 #include "gemv.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "../../models/layout.hpp"
@@ -298,63 +299,71 @@ void make_products(const Table& table, size_t planes, const int16_t* x, Quad& qu
 
 #endif
 
+namespace {
+
+constexpr std::array<int32_t, 8> kRank{0, 0, 0, 1, 2, 0, 3, 0};  // by level, in a float's last bits
+constexpr int32_t kRanks = 3;
+
+}  // namespace
+
 void fold(const float* x, const float* col_scale, const uint8_t* levels,
           const std::array<Table, kPlanes>& tables, size_t cols, Sorted& sorted) {
-  const auto by_level = [&](auto value) {
-    return std::array<float, 8>{
-        0, 0, value(tables[0]), value(tables[1]), value(tables[2]), 0, value(tables[3]), 0};
-  };
-  alignas(32) const auto one = by_level([](const Table&) { return 1.0f; });
-  alignas(32) const auto high = by_level([](const Table& table) { return table.high; });
-  alignas(32) const auto low = by_level([](const Table& table) { return table.low; });
-  float *const to = sorted.x.get(), *const above = sorted.edges.get();
-  float* const below = above + sorted.stride;
+  for (size_t k = 0; k < kPlanes; ++k) {
+    sorted.edges[k] = tables[k].high;
+    sorted.edges[kPlanes + k] = tables[k].low;
+  }
+  float* const to = sorted.x.get();
   size_t j = 0;
 #ifdef __AVX2__
+  const __m256i ranks = load(kRank.data()), zero = _mm256_setzero_si256();
   for (; j + 8 <= cols; j += 8) {
     const __m256i level =
         _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(levels + j)));
     const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + j), _mm256_loadu_ps(col_scale + j));
-    const auto store = [&](const std::array<float, 8>& factor, float* at) {
-      const __m256 by = _mm256_permutevar8x32_ps(_mm256_load_ps(factor.data()), level);
-      _mm256_storeu_ps(at + j, _mm256_mul_ps(scaled, by));
-    };
-    store(one, to), store(high, above), store(low, below);
+    const __m256i bits =
+        _mm256_andnot_si256(_mm256_set1_epi32(kRanks), _mm256_castps_si256(scaled));
+    const __m256i none = _mm256_or_si256(_mm256_cmpeq_epi32(level, zero),
+                                         _mm256_cmpeq_epi32(_mm256_slli_epi32(bits, 1), zero));
+    const __m256i ranked = _mm256_or_si256(bits, _mm256_permutevar8x32_epi32(ranks, level));
+    _mm256_storeu_ps(to + j, _mm256_castsi256_ps(_mm256_andnot_si256(none, ranked)));
   }
 #endif
   for (; j < cols; ++j) {
-    const float scaled = x[j] * col_scale[j];
-    to[j] = scaled * one[levels[j]];
-    above[j] = scaled * high[levels[j]];
-    below[j] = scaled * low[levels[j]];
+    const auto bits = std::bit_cast<int32_t>(x[j] * col_scale[j]) & ~kRanks;
+    const bool is_none = levels[j] == 0 || bits << 1 == 0;
+    to[j] = is_none ? 0 : std::bit_cast<float>(bits | kRank[levels[j]]);
   }
-  to[cols] = above[cols] = below[cols] = 0;
+  to[cols] = 0;
 }
 
 void add_outliers(const Slices& slices, const Sorted& sorted, float* y) {
-  const float *const x = sorted.x.get(), *const edges = sorted.edges.get();
+  const float* const x = sorted.x.get();
+#ifdef __AVX2__
+  const __m256 edges = _mm256_load_ps(sorted.edges.data());
+  const auto eight = [](const std::vector<uint16_t>& from, size_t at) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from.data() + 8 * at));
+  };
+#endif
   for (size_t slice = 0; slice + 1 < slices.start.size(); ++slice) {
     float sum[8] = {};
 #ifdef __AVX2__
     __m256 total = _mm256_setzero_ps();
-    const __m256i stride = _mm256_set1_epi32(static_cast<int>(sorted.stride));
-    const auto eight = [](const std::vector<uint16_t>& from, size_t at) {
-      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from.data() + 8 * at));
-    };
     for (size_t at = slices.start[slice]; at < slices.start[slice + 1]; ++at) {
-      const __m256i column = _mm256_cvtepu16_epi32(eight(slices.columns, at));
       const __m256 value = _mm256_cvtph_ps(eight(slices.values, at));
-      const __m256i below =
-          _mm256_and_si256(_mm256_srai_epi32(_mm256_castps_si256(value), 31), stride);
-      const __m256 edge = _mm256_i32gather_ps(edges, _mm256_add_epi32(column, below), 4);
-      total = _mm256_fmadd_ps(_mm256_i32gather_ps(x, column, 4), value, _mm256_sub_ps(total, edge));
+      const __m256 here =
+          _mm256_i32gather_ps(x, _mm256_cvtepu16_epi32(eight(slices.columns, at)), 4);
+      const __m256i rank = _mm256_and_si256(_mm256_castps_si256(here), _mm256_set1_epi32(kRanks));
+      const __m256i side = _mm256_and_si256(_mm256_srli_epi32(_mm256_castps_si256(value), 29),
+                                            _mm256_set1_epi32(kPlanes));
+      const __m256 edge = _mm256_permutevar8x32_ps(edges, _mm256_or_si256(rank, side));
+      total = _mm256_fmadd_ps(here, _mm256_sub_ps(value, edge), total);
     }
     _mm256_storeu_ps(sum, total);
 #else
     for (size_t i = 8 * slices.start[slice]; i < 8 * size_t{slices.start[slice + 1]}; ++i) {
-      const float value = models::half_to_float(slices.values[i]);
-      const size_t column = slices.columns[i];
-      sum[i % 8] += x[column] * value - edges[column + (std::signbit(value) ? sorted.stride : 0)];
+      const float value = models::half_to_float(slices.values[i]), here = x[slices.columns[i]];
+      const auto rank = static_cast<size_t>(std::bit_cast<int32_t>(here) & kRanks);
+      sum[i % 8] += here * (value - sorted.edges[rank + (std::signbit(value) ? kPlanes : 0)]);
     }
 #endif
     for (size_t k = 0; k < 8; ++k) y[slices.rows[8 * slice + k]] += sum[k];
