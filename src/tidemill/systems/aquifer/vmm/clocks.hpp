@@ -1,4 +1,5 @@
-// The guest's clocks. Wall time is the host's; monotonic time goes on from where a snapshot stopped.
+// The guest's clocks. Wall time is the host's; monotonic time goes on from where a snapshot
+// stopped.
 #pragma once
 
 #include <time.h>

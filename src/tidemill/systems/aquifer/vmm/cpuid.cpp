@@ -14,35 +14,30 @@ constexpr uint32_t bits(std::initializer_list<int> positions) {
   return word;
 }
 
-constexpr uint32_t kLeaf1Hidden = bits({3, 21, 24, 31});  // MONITOR, x2APIC, TSC deadline, KVM
-constexpr uint32_t kLeaf7HiddenB =
-    bits({4, 11, 16, 17, 21, 26, 27, 28, 30, 31});             // HLE, RTM, AVX-512
-constexpr uint32_t kLeaf7HiddenC = bits({1, 3, 4, 6, 11, 12, 14, 16});  // AVX-512, PKU, LA57
-constexpr uint32_t kLeaf7HiddenD = bits({2, 3, 8, 22, 23, 24, 25});     // AVX-512, AMX
+constexpr uint32_t kLeaf1HiddenC = bits({3, 21, 24, 31});  // MONITOR, x2APIC, TSC deadline, KVM
+constexpr uint32_t kLeaf7HiddenB = bits({4, 11});          // HLE, RTM
+constexpr uint32_t kLeaf7HiddenC = bits({3, 4, 16});       // protection keys, LA57
+constexpr uint32_t kLeaf7HiddenD = bits({22, 24, 25});     // AMX
 
 void hide(kvm_cpuid_entry2& entry) {
   switch (entry.function) {
     case 0x1:
-      entry.ecx &= ~kLeaf1Hidden;
+      entry.ecx &= ~kLeaf1HiddenC;
       break;
     case 0x7:
       if (entry.index == 0) {
-        entry.eax = 0;  // no further sub-leaf: AVX-VNNI, bfloat16, AMX
         entry.ebx &= ~kLeaf7HiddenB;
         entry.ecx &= ~kLeaf7HiddenC;
         entry.edx &= ~kLeaf7HiddenD;
-      } else {
-        entry.eax = entry.ebx = entry.ecx = entry.edx = 0;
       }
       break;
     case 0xD:
       if (entry.index == 0) {
-        entry.eax &= 7;  // x87, SSE, AVX
+        entry.eax &= kUserStates;
         entry.edx = 0;
       } else if (entry.index == 1) {
-        entry.eax &= 7;  // XSAVEOPT, XSAVEC, XGETBV(1); no supervisor state
-        entry.ecx = entry.edx = 0;
-      } else if (entry.index > 2) {
+        entry.ecx = entry.edx = 0;  // no supervisor state
+      } else if (entry.index > 7) {
         entry.eax = entry.ebx = entry.ecx = entry.edx = 0;
       }
       break;
@@ -64,7 +59,7 @@ const kvm_cpuid_entry2* find(const std::vector<kvm_cpuid_entry2>& entries, uint3
 
 }  // namespace
 
-std::vector<kvm_cpuid_entry2> portable_cpuid(std::vector<kvm_cpuid_entry2> supported) {
+std::vector<kvm_cpuid_entry2> guest_cpuid(std::vector<kvm_cpuid_entry2> supported) {
   for (kvm_cpuid_entry2& entry : supported) hide(entry);
   return supported;
 }
@@ -80,19 +75,24 @@ std::string missing_features(const std::vector<kvm_cpuid_entry2>& wanted,
     if (want == nullptr) continue;
     const kvm_cpuid_entry2 none = {};
     if (have == nullptr) have = &none;
-    const std::array<uint32_t, 3> lack = {
-        function == 7 ? want->ebx & ~have->ebx : 0u,
-        want->ecx & ~have->ecx & ~(function == 1 ? kOsxsave : 0u), want->edx & ~have->edx};
+    const std::array<uint32_t, 3> lack = {function == 7 ? want->ebx & ~have->ebx : 0u,
+                                          want->ecx & ~have->ecx & ~(function == 1 ? kOsxsave : 0u),
+                                          want->edx & ~have->edx};
     const std::array<const char*, 3> names = {"ebx", "ecx", "edx"};
     for (size_t i = 0; i < lack.size(); ++i) {
       if (lack[i] == 0) continue;
       char text[64];
-      std::snprintf(text, sizeof text, "%sleaf 0x%x %s 0x%x", missing.empty() ? "" : ", ",
-                    function, names[i], lack[i]);
+      std::snprintf(text, sizeof text, "%sleaf 0x%x %s 0x%x", missing.empty() ? "" : ", ", function,
+                    names[i], lack[i]);
       missing += text;
     }
   }
   return missing;
+}
+
+uint32_t extended_states(const std::vector<kvm_cpuid_entry2>& entries) {
+  const kvm_cpuid_entry2* entry = find(entries, 0xD);
+  return entry == nullptr ? 3 : entry->eax & kUserStates;
 }
 
 uint32_t hardware_capabilities(const std::vector<kvm_cpuid_entry2>& entries) {

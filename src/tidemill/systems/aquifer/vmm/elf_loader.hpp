@@ -10,11 +10,11 @@
 namespace tidemill::aquifer {
 
 struct Loaded {
-  uint64_t entry = 0;            // where the guest begins: the interpreter's if there is one
-  uint64_t program_entry = 0;    // AT_ENTRY
-  uint64_t headers = 0;          // AT_PHDR
+  uint64_t entry = 0;          // where the guest begins: the interpreter's if there is one
+  uint64_t program_entry = 0;  // AT_ENTRY
+  uint64_t headers = 0;        // AT_PHDR
   uint64_t header_count = 0;
-  uint64_t interpreter_base = 0; // AT_BASE
+  uint64_t interpreter_base = 0;  // AT_BASE
 };
 
 // Takes the top of the address space for the stack; before anything else is taken.

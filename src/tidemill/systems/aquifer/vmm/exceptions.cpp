@@ -8,14 +8,26 @@ namespace tidemill::aquifer {
 
 namespace {
 
-constexpr const char* kNames[] = {
-    "division by zero",          "debug trap",           "non-maskable interrupt",
-    "breakpoint",                "overflow",             "bound range exceeded",
-    "invalid instruction",       "device not available", "double fault",
-    "coprocessor overrun",       "invalid task state",   "segment not present",
-    "stack fault",               "general protection",   "page fault",
-    "reserved",                  "x87 exception",        "alignment check",
-    "machine check",             "SIMD exception"};
+constexpr const char* kNames[] = {"division by zero",
+                                  "debug trap",
+                                  "non-maskable interrupt",
+                                  "breakpoint",
+                                  "overflow",
+                                  "bound range exceeded",
+                                  "invalid instruction",
+                                  "device not available",
+                                  "double fault",
+                                  "coprocessor overrun",
+                                  "invalid task state",
+                                  "segment not present",
+                                  "stack fault",
+                                  "general protection",
+                                  "page fault",
+                                  "reserved",
+                                  "x87 exception",
+                                  "alignment check",
+                                  "machine check",
+                                  "SIMD exception"};
 
 bool has_error_code(unsigned vector) {
   return vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21;
@@ -59,9 +71,8 @@ std::string describe_exit(const kvm_run& run) {
                     rip);
       break;
     case KVM_EXIT_FAIL_ENTRY:
-      std::snprintf(
-          text, sizeof text, "KVM could not enter the guest (hardware reason 0x%llx)",
-          static_cast<unsigned long long>(run.fail_entry.hardware_entry_failure_reason));
+      std::snprintf(text, sizeof text, "KVM could not enter the guest (hardware reason 0x%llx)",
+                    static_cast<unsigned long long>(run.fail_entry.hardware_entry_failure_reason));
       break;
     case KVM_EXIT_INTERNAL_ERROR:
       std::snprintf(text, sizeof text,
@@ -73,8 +84,7 @@ std::string describe_exit(const kvm_run& run) {
                     static_cast<unsigned long long>(run.mmio.phys_addr));
       break;
     default:
-      std::snprintf(text, sizeof text, "unexpected exit %u of KVM at 0x%llx", run.exit_reason,
-                    rip);
+      std::snprintf(text, sizeof text, "unexpected exit %u of KVM at 0x%llx", run.exit_reason, rip);
   }
   return text;
 }

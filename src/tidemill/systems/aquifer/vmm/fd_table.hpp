@@ -16,10 +16,10 @@ namespace tidemill::aquifer {
 inline constexpr int kRequestFd = 1000, kAnswerFd = 1001, kIdentityFd = 1002;
 
 enum class FileKind : uint8_t {
-  Null,      // reads as empty, swallows what is written
-  Output,    // 1 and 2: captured by the monitor
-  Random,    // /dev/urandom
-  Request,   // one message to a read, see channel.hpp
+  Null,     // reads as empty, swallows what is written
+  Output,   // 1 and 2: captured by the monitor
+  Random,   // /dev/urandom
+  Request,  // one message to a read, see channel.hpp
   Answer,
   Identity,  // changes with every restore, see identity in process.hpp
   Regular,

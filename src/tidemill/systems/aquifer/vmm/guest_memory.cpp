@@ -22,8 +22,8 @@ uint8_t* map(uint64_t size, int flags, int fd, uint64_t offset) {
   void* at = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, fd,
                     static_cast<off_t>(offset));
   if (at == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "mmap");
-  ::madvise(at, size, MADV_DONTFORK);      // KVM refuses the memory of another process anyway
-  ::madvise(at, size, MADV_NOHUGEPAGE);    // else 4 KiB touched make 2 MiB of a snapshot
+  ::madvise(at, size, MADV_DONTFORK);    // KVM refuses the memory of another process anyway
+  ::madvise(at, size, MADV_NOHUGEPAGE);  // else 4 KiB touched make 2 MiB of a snapshot
   return static_cast<uint8_t*>(at);
 }
 

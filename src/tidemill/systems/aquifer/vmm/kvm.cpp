@@ -4,6 +4,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
@@ -22,7 +23,6 @@ constexpr uint64_t kTssAddress = 0xFFFBD000, kIdentityMap = 0xFFFBC000;
 constexpr uint32_t kStar = 0xC0000081, kLstar = 0xC0000082, kSyscallMask = 0xC0000084,
                    kKernelGs = 0xC0000102;
 constexpr uint32_t kKeptMsrs[] = {kStar, kLstar, kSyscallMask, kKernelGs};
-constexpr uint64_t kXcr0 = 7;  // x87, SSE, AVX
 
 int call(const HostFd& fd, unsigned long request, void* argument, const char* name) {
   const int result = ::ioctl(fd.get(), request, argument);
@@ -120,8 +120,8 @@ Vcpu::Vcpu(std::shared_ptr<GuestMemory> memory)
   region.userspace_addr = reinterpret_cast<uint64_t>(memory_->data());
   call(machine_, KVM_SET_USER_MEMORY_REGION, &region, "KVM_SET_USER_MEMORY_REGION");
   processor_ = HostFd(call(machine_, KVM_CREATE_VCPU, 0UL, "KVM_CREATE_VCPU"));
-  run_size_ = static_cast<size_t>(
-      call(system_, KVM_GET_VCPU_MMAP_SIZE, 0UL, "KVM_GET_VCPU_MMAP_SIZE"));
+  run_size_ =
+      static_cast<size_t>(call(system_, KVM_GET_VCPU_MMAP_SIZE, 0UL, "KVM_GET_VCPU_MMAP_SIZE"));
   void* page = ::mmap(nullptr, run_size_, PROT_READ | PROT_WRITE, MAP_SHARED, processor_.get(), 0);
   if (page == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "mmap kvm_run");
   run_ = static_cast<kvm_run*>(page);
@@ -145,22 +145,26 @@ void Vcpu::set_msrs(std::span<const kvm_msr_entry> entries) {
     throw std::system_error(EINVAL, std::generic_category(), "KVM_SET_MSRS");
 }
 
+void Vcpu::set_extended_states() {
+  kvm_xcrs xcrs = {};
+  xcrs.nr_xcrs = 1;
+  xcrs.xcrs[0].value = extended_states(cpuid_);
+  call(processor_, KVM_SET_XCRS, &xcrs, "KVM_SET_XCRS");
+}
+
 void Vcpu::start(uint64_t entry, uint64_t stack) {
-  set_cpuid(portable_cpuid(supported_cpuid(system_)));
+  set_cpuid(guest_cpuid(supported_cpuid(system_)));
   kvm_sregs sregs = {};
   call(processor_, KVM_GET_SREGS, &sregs, "KVM_GET_SREGS");
   sregs.cr0 = 0x80050033;  // PG AM WP NE ET MP PE
   sregs.cr3 = kTop;
-  sregs.cr4 = 0x40620;   // OSXSAVE OSXMMEXCPT OSFXSR PAE
-  sregs.efer = 0xD01;    // NXE LMA LME SCE
+  sregs.cr4 = 0x40620;  // OSXSAVE OSXMMEXCPT OSFXSR PAE
+  sregs.efer = 0xD01;   // NXE LMA LME SCE
   set_tables(sregs);
   sregs.cs = segment(kUserCode, true);
   sregs.ss = sregs.ds = sregs.es = sregs.fs = sregs.gs = segment(kUserData, false);
   call(processor_, KVM_SET_SREGS, &sregs, "KVM_SET_SREGS");
-  kvm_xcrs xcrs = {};
-  xcrs.nr_xcrs = 1;
-  xcrs.xcrs[0].value = kXcr0;
-  call(processor_, KVM_SET_XCRS, &xcrs, "KVM_SET_XCRS");
+  set_extended_states();
   kvm_fpu fpu = {};
   fpu.fcw = 0x37F;
   fpu.mxcsr = 0x1F80;
@@ -198,13 +202,13 @@ void Vcpu::restore(const ProcessorState& state) {
   if (!missing.empty())
     throw std::invalid_argument("the snapshot needs processor features that are not here: " +
                                 missing);
+  for (const kvm_msr_entry& entry : state.msrs)
+    if (std::ranges::find(kKeptMsrs, entry.index) == std::end(kKeptMsrs))
+      throw std::invalid_argument("the state sets a register that no snapshot holds");
   set_cpuid(state.cpuid);
   kvm_sregs sregs = state.sregs;
   call(processor_, KVM_SET_SREGS, &sregs, "KVM_SET_SREGS");
-  kvm_xcrs xcrs = {};
-  xcrs.nr_xcrs = 1;
-  xcrs.xcrs[0].value = kXcr0;
-  call(processor_, KVM_SET_XCRS, &xcrs, "KVM_SET_XCRS");
+  set_extended_states();
   auto xsave = state.xsave;
   call(processor_, kSetXsave, xsave.data(), "KVM_SET_XSAVE");
   set_msrs(state.msrs);
@@ -226,7 +230,7 @@ void Vcpu::set_run_mask(const sigset_t& blocked) {
 int Vcpu::run() { return ::ioctl(processor_.get(), KVM_RUN, 0) == 0 ? 0 : errno; }
 
 uint32_t Vcpu::hardware_capabilities() const {
-  return aquifer::hardware_capabilities(portable_cpuid(supported_cpuid(system_)));
+  return aquifer::hardware_capabilities(guest_cpuid(supported_cpuid(system_)));
 }
 
 void Vcpu::to_user_mode() {

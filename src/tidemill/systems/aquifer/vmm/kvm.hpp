@@ -52,6 +52,7 @@ class Vcpu {
 
  private:
   void set_cpuid(std::vector<kvm_cpuid_entry2> entries);
+  void set_extended_states();
   void set_msrs(std::span<const kvm_msr_entry> entries);
 
   std::shared_ptr<GuestMemory> memory_;

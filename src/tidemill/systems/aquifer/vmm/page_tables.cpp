@@ -26,7 +26,8 @@ void put(uint8_t* memory, uint64_t at, uint64_t value) {
 }
 
 // The first 2 MiB in small pages: supervisor only, but for the stubs. Those a program may execute
-// (`out` is a #GP in ring 3) and not change: kvm-pvm fetches the target of `syscall` as ring 3 does.
+// (`out` is a #GP in ring 3) and not change: kvm-pvm fetches the target of `syscall` as ring 3
+// does.
 void write_first_pages(uint8_t* memory) {
   put(memory, kDirectories, kFirstPages | kTable);
   for (uint64_t page = 0; page < kUserBase; page += kPage) {
@@ -56,8 +57,8 @@ void write_segments(uint8_t* memory) {
   put(memory, kDescriptors + (kUserCode & ~3), 0x00AFFB000000FFFF);
   // A busy 64-bit TSS at kTaskState.
   put(memory, kDescriptors + kTaskSelector, 0x00008B0000000000 | kTaskLimit | kTaskState << 16);
-  put(memory, kTaskState + 4, kStackTop);        // RSP0
-  put(memory, kTaskState + 36, kStackTop);       // IST1
+  put(memory, kTaskState + 4, kStackTop);   // RSP0
+  put(memory, kTaskState + 36, kStackTop);  // IST1
   const uint16_t map = kTaskFixed;
   std::memcpy(memory + kTaskState + 102, &map, sizeof map);
   // Ring 3 may write to the syscall port, which is no more than making a call: kvm-pvm keeps the

@@ -5,14 +5,14 @@
 
 namespace tidemill::aquifer {
 
-inline constexpr uint64_t kTop = 0x1000;         // PML4
-inline constexpr uint64_t kPointers = 0x2000;    // one page-directory-pointer table
-inline constexpr uint64_t kDescriptors = 0x3000; // GDT
-inline constexpr uint64_t kInterrupts = 0x4000;  // IDT
-inline constexpr uint64_t kTaskState = 0x5000;   // TSS
-inline constexpr uint64_t kStubs = 0x6000;       // 16 bytes each: 0-31 exceptions, 32 syscall
-inline constexpr uint64_t kFirstPages = 0x7000;  // one page table for the first 2 MiB
-inline constexpr uint64_t kStackTop = 0x9000;    // where an exception's frame is pushed
+inline constexpr uint64_t kTop = 0x1000;          // PML4
+inline constexpr uint64_t kPointers = 0x2000;     // one page-directory-pointer table
+inline constexpr uint64_t kDescriptors = 0x3000;  // GDT
+inline constexpr uint64_t kInterrupts = 0x4000;   // IDT
+inline constexpr uint64_t kTaskState = 0x5000;    // TSS
+inline constexpr uint64_t kStubs = 0x6000;        // 16 bytes each: 0-31 exceptions, 32 syscall
+inline constexpr uint64_t kFirstPages = 0x7000;   // one page table for the first 2 MiB
+inline constexpr uint64_t kStackTop = 0x9000;     // where an exception's frame is pushed
 inline constexpr uint64_t kDirectories = 0x10000;
 
 inline constexpr unsigned kExceptions = 32;

@@ -31,13 +31,13 @@ using SignalAction = std::array<uint64_t, 4>;
 
 // How a guest came to rest.
 enum class End : uint8_t {
-  Running,      // not at all
-  Waiting,      // it reads descriptor 1000 and there is no request
-  Exited,       // exit_group: `code`
-  Killed,       // by a signal of its own (abort) or an exception: `message`
-  Refused,      // it needs what a guest cannot have (a lock that nobody will release): `message`
-  Broken,       // KVM gave up: `message`
-  CpuTime,      // over a limit
+  Running,  // not at all
+  Waiting,  // it reads descriptor 1000 and there is no request
+  Exited,   // exit_group: `code`
+  Killed,   // by a signal of its own (abort) or an exception: `message`
+  Refused,  // it needs what a guest cannot have (a lock that nobody will release): `message`
+  Broken,   // KVM gave up: `message`
+  CpuTime,  // over a limit
   WallTime,
   Interrupted,  // by the host; it can go on
 };

@@ -39,15 +39,24 @@ class Stack {
 
 std::vector<uint64_t> auxiliary(const Loaded& loaded, uint32_t capabilities, uint64_t random,
                                 uint64_t platform, uint64_t name) {
-  return {AT_PHDR,     loaded.headers,          AT_PHENT,  sizeof(Elf64_Phdr),
-          AT_PHNUM,    loaded.header_count,     AT_PAGESZ, kPage,
-          AT_BASE,     loaded.interpreter_base, AT_FLAGS,  0,
-          AT_ENTRY,    loaded.program_entry,    AT_UID,    1000,
-          AT_EUID,     1000,                    AT_GID,    1000,
-          AT_EGID,     1000,                    AT_SECURE, 0,
-          AT_HWCAP,    capabilities,            AT_CLKTCK, 100,
-          AT_RANDOM,   random,                  AT_EXECFN, name,
-          AT_PLATFORM, platform,                AT_NULL,   0};
+  return {AT_PHDR,     loaded.headers,
+          AT_PHENT,    sizeof(Elf64_Phdr),
+          AT_PHNUM,    loaded.header_count,
+          AT_PAGESZ,   kPage,
+          AT_BASE,     loaded.interpreter_base,
+          AT_FLAGS,    0,
+          AT_ENTRY,    loaded.program_entry,
+          AT_UID,      1000,
+          AT_EUID,     1000,
+          AT_GID,      1000,
+          AT_EGID,     1000,
+          AT_SECURE,   0,
+          AT_HWCAP,    capabilities,
+          AT_CLKTCK,   100,
+          AT_RANDOM,   random,
+          AT_EXECFN,   name,
+          AT_PLATFORM, platform,
+          AT_NULL,     0};
 }
 
 }  // namespace

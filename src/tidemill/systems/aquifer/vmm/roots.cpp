@@ -47,8 +47,7 @@ bool Roots::leads_to_root(const std::string& real) const {
   return false;
 }
 
-std::variant<Place, int> Roots::find(const std::string& path, bool follow,
-                                     bool only_status) const {
+std::variant<Place, int> Roots::find(const std::string& path, bool follow, bool only_status) const {
   HostFd fd(open_path(path, follow));
   const int error = errno;
   if (!fd) {

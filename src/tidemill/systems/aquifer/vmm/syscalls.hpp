@@ -37,8 +37,7 @@ int64_t make_call(Process& process, uint64_t number, const Arguments& arguments)
 inline constexpr uint64_t kLongestPath = 4096;
 
 // An absolute path from a guest's string and directory descriptor, or minus an errno.
-std::variant<std::string, int> absolute_path(const Process& process, int folder,
-                                             uint64_t address);
+std::variant<std::string, int> absolute_path(const Process& process, int folder, uint64_t address);
 // Opens a path for reading; minus an errno, EROFS for anything that would write.
 std::variant<std::shared_ptr<OpenFile>, int> open_file(const Process& process,
                                                        const std::string& path, uint32_t flags);

@@ -150,9 +150,12 @@ int64_t sys_lseek(Process& process, const Arguments& a) {
   if (file->kind != FileKind::Regular) return -ESPIPE;
   const auto shift = static_cast<int64_t>(a[1]);
   int64_t from = 0;
-  if (a[2] == SEEK_CUR) from = static_cast<int64_t>(file->offset);
-  else if (a[2] == SEEK_END) from = file->status.st_size;
-  else if (a[2] != SEEK_SET) return -EINVAL;
+  if (a[2] == SEEK_CUR)
+    from = static_cast<int64_t>(file->offset);
+  else if (a[2] == SEEK_END)
+    from = file->status.st_size;
+  else if (a[2] != SEEK_SET)
+    return -EINVAL;
   int64_t to = 0;
   if (__builtin_add_overflow(from, shift, &to) || to < 0) return -EINVAL;
   file->offset = static_cast<uint64_t>(to);

@@ -70,8 +70,8 @@ int64_t sys_mmap(Process& process, const Arguments& a) {
   const auto at = static_cast<uint64_t>(start);
   uint64_t done = 0;
   while (done < length) {
-    const int64_t got =
-        read_at(*file, process.memory->user(at + done, length - done), length - done, offset + done);
+    const int64_t got = read_at(*file, process.memory->user(at + done, length - done),
+                                length - done, offset + done);
     if (got < 0) {
       release(process, at, length);
       return got;

@@ -13,8 +13,7 @@
 
 namespace tidemill::aquifer {
 
-std::variant<std::string, int> absolute_path(const Process& process, int folder,
-                                             uint64_t address) {
+std::variant<std::string, int> absolute_path(const Process& process, int folder, uint64_t address) {
   auto path = process.memory->string(address, kLongestPath);
   if (!path) return process.memory->in_user(address, 1) ? -ENAMETOOLONG : -EFAULT;
   if (path->empty()) return -ENOENT;
@@ -41,8 +40,7 @@ std::shared_ptr<OpenFile> device(FileKind kind, const std::string& path, uint32_
 std::variant<std::shared_ptr<OpenFile>, int> open_file(const Process& process,
                                                        const std::string& path, uint32_t flags) {
   if (path == "/dev/null") return device(FileKind::Null, path, flags);
-  if (path == "/dev/urandom" || path == "/dev/random")
-    return device(FileKind::Random, path, flags);
+  if (path == "/dev/urandom" || path == "/dev/random") return device(FileKind::Random, path, flags);
   auto found = process.roots.find(path, (flags & O_NOFOLLOW) == 0, false);
   if (std::holds_alternative<int>(found)) return std::get<int>(found);
   Place& place = std::get<Place>(found);
@@ -71,8 +69,7 @@ int64_t open_at(Process& process, int folder, uint64_t address, uint32_t flags) 
       process.warn("open " + name + ": outside the allowed roots");
     return std::get<int>(file);
   }
-  return process.files.add(std::get<std::shared_ptr<OpenFile>>(file), 0,
-                           (flags & O_CLOEXEC) != 0);
+  return process.files.add(std::get<std::shared_ptr<OpenFile>>(file), 0, (flags & O_CLOEXEC) != 0);
 }
 
 int64_t sys_open(Process& process, const Arguments& a) {
@@ -85,9 +82,8 @@ int64_t sys_openat(Process& process, const Arguments& a) {
 
 struct stat device_status(const OpenFile& file) {
   struct stat status = {};
-  status.st_mode = (file.kind == FileKind::Null || file.kind == FileKind::Random ? S_IFCHR
-                                                                                  : S_IFIFO) |
-                   0600;
+  status.st_mode =
+      (file.kind == FileKind::Null || file.kind == FileKind::Random ? S_IFCHR : S_IFIFO) | 0600;
   status.st_ino = 1 + static_cast<ino_t>(file.kind);
   status.st_nlink = 1;
   status.st_blksize = kPage;
@@ -171,8 +167,7 @@ int64_t readlink_at(Process& process, int folder, uint64_t address, uint64_t to,
   auto found = process.roots.find(name, false, true);
   if (std::holds_alternative<int>(found)) return std::get<int>(found);
   char target[kLongestPath];
-  const ssize_t length =
-      ::readlinkat(std::get<Place>(found).fd.get(), "", target, sizeof target);
+  const ssize_t length = ::readlinkat(std::get<Place>(found).fd.get(), "", target, sizeof target);
   if (length < 0) return S_ISLNK(std::get<Place>(found).status.st_mode) ? -errno : -EINVAL;
   return give_bytes(process, {target, static_cast<size_t>(length)}, to, count);
 }

@@ -76,10 +76,14 @@ int64_t sys_rt_sigprocmask(Process& process, const Arguments& a) {
   if (a[1] == 0) return 0;
   const auto set = process.memory->load<uint64_t>(a[1]);
   if (!set) return -EFAULT;
-  if (a[0] == SIG_BLOCK) process.signal_mask |= *set;
-  else if (a[0] == SIG_UNBLOCK) process.signal_mask &= ~*set;
-  else if (a[0] == SIG_SETMASK) process.signal_mask = *set;
-  else return -EINVAL;
+  if (a[0] == SIG_BLOCK)
+    process.signal_mask |= *set;
+  else if (a[0] == SIG_UNBLOCK)
+    process.signal_mask &= ~*set;
+  else if (a[0] == SIG_SETMASK)
+    process.signal_mask = *set;
+  else
+    return -EINVAL;
   return 0;
 }
 
@@ -124,8 +128,8 @@ int64_t sys_futex(Process& process, const Arguments& a) {
   if (wanted->tv_sec < 0 || wanted->tv_nsec < 0 || wanted->tv_nsec >= kSecond) return -EINVAL;
   int64_t left = std::min<int64_t>(wanted->tv_sec, int64_t{1} << 32) * kSecond + wanted->tv_nsec;
   if (operation == FUTEX_WAIT_BITSET)  // until a time, not for a while
-    left -= *process.clocks.read((a[1] & FUTEX_CLOCK_REALTIME) != 0 ? CLOCK_REALTIME
-                                                                     : CLOCK_MONOTONIC);
+    left -=
+        *process.clocks.read((a[1] & FUTEX_CLOCK_REALTIME) != 0 ? CLOCK_REALTIME : CLOCK_MONOTONIC);
   if (left > 0) process.sleep(std::min(left, 3600 * kSecond));
   return -ETIMEDOUT;
 }
@@ -160,8 +164,9 @@ int64_t sys_sched_getaffinity(Process& process, const Arguments& a) {
 int64_t store_limit(const Process& process, uint64_t resource, uint64_t to) {
   if (resource >= RLIM_NLIMITS) return -EINVAL;
   rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
-  if (resource == RLIMIT_STACK) limit = {std::min<rlim_t>(8 << 20, process.memory->size() / 8),
-                                         std::min<rlim_t>(8 << 20, process.memory->size() / 8)};
+  if (resource == RLIMIT_STACK)
+    limit = {std::min<rlim_t>(8 << 20, process.memory->size() / 8),
+             std::min<rlim_t>(8 << 20, process.memory->size() / 8)};
   if (resource == RLIMIT_NOFILE) limit = {process.files.limit(), process.files.limit()};
   if (resource == RLIMIT_NPROC) limit = {1, 1};
   if (resource == RLIMIT_CORE || resource == RLIMIT_FSIZE) limit = {0, 0};
