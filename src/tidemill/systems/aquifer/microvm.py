@@ -73,7 +73,7 @@ class MicroVM:
         arguments = [str(part) for part in command]
         size = memory_bytes(memory)
         program = _program(arguments)
-        files = [part for part in command if Path(part).is_file()]
+        files = [part for part in arguments if _is_file(part)]
         system = [root for root in SYSTEM_ROOTS if Path(root).exists()]
         allowed = canonical_roots((*system, GUEST_FOLDER, program, *files, *roots))
         guest_memory = _kernels().GuestMemory.anonymous(size, False)
@@ -240,7 +240,10 @@ class MicroVM:
 
     def _step(self) -> str:
         self._is_waiting = False
-        end = self._machine.run(self.limits.cpu_s, self.limits.wall_s)
+        try:
+            end = self._machine.run(self.limits.cpu_s, self.limits.wall_s)
+        except RuntimeError as error:
+            raise ResourceError(str(error)) from error
         self._is_waiting = end == "waiting"
         return end
 
@@ -275,12 +278,20 @@ def _closed() -> InputError:
     return InputError("this virtual machine was closed")
 
 
+def _is_file(text: str) -> bool:
+    """Whether an argument names a file; program text given as one does not."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def _program(arguments: list[str]) -> str:
     """The absolute path of the program to run."""
     if not arguments:
         raise ConfigError.of("command", arguments, "a program and its arguments")
     path = shutil.which(arguments[0]) if "/" not in arguments[0] else arguments[0]
-    if path is None or not Path(path).is_file():
+    if path is None or not _is_file(path):
         raise InputError(f"there is no program {arguments[0]!r}; give the path of an ELF file")
     return str(Path(path).resolve())
 

@@ -61,4 +61,15 @@ class Clocks {
   bool running_ = false;
 };
 
+// Counts a run's processor time while it lives.
+class ClockedRun {
+ public:
+  explicit ClockedRun(Clocks& clocks) : clocks_(clocks) { clocks_.start_run(); }
+  ClockedRun(const ClockedRun&) = delete;
+  ~ClockedRun() { clocks_.end_run(); }
+
+ private:
+  Clocks& clocks_;
+};
+
 }  // namespace tidemill::aquifer

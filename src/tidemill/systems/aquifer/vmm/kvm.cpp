@@ -4,7 +4,6 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
@@ -20,9 +19,7 @@ namespace {
 
 constexpr size_t kMostCpuid = 256;
 constexpr uint64_t kTssAddress = 0xFFFBD000, kIdentityMap = 0xFFFBC000;
-constexpr uint32_t kStar = 0xC0000081, kLstar = 0xC0000082, kSyscallMask = 0xC0000084,
-                   kKernelGs = 0xC0000102;
-constexpr uint32_t kKeptMsrs[] = {kStar, kLstar, kSyscallMask, kKernelGs};
+constexpr uint32_t kStar = 0xC0000081, kLstar = 0xC0000082, kSyscallMask = 0xC0000084;
 
 int call(const HostFd& fd, unsigned long request, void* argument, const char* name) {
   const int result = ::ioctl(fd.get(), request, argument);
@@ -41,7 +38,6 @@ struct Count {
 };
 constexpr auto kGetSupportedCpuid = _IOWR(KVMIO, 0x05, Count);
 constexpr auto kSetCpuid = _IOW(KVMIO, 0x90, Count);
-constexpr auto kGetMsrs = _IOWR(KVMIO, 0x88, Count);
 constexpr auto kSetMsrs = _IOW(KVMIO, 0x89, Count);
 constexpr auto kSetSignalMask = _IOW(KVMIO, 0x8b, uint32_t);
 constexpr auto kGetXsave = _IOR(KVMIO, 0xa4, decltype(ProcessorState::xsave));
@@ -145,14 +141,8 @@ void Vcpu::set_msrs(std::span<const kvm_msr_entry> entries) {
     throw std::system_error(EINVAL, std::generic_category(), "KVM_SET_MSRS");
 }
 
-void Vcpu::set_extended_states() {
-  kvm_xcrs xcrs = {};
-  xcrs.nr_xcrs = 1;
-  xcrs.xcrs[0].value = extended_states(cpuid_);
-  call(processor_, KVM_SET_XCRS, &xcrs, "KVM_SET_XCRS");
-}
-
-void Vcpu::start(uint64_t entry, uint64_t stack) {
+// Ring 3 of long mode on the tables that write_tables() has written.
+void Vcpu::enter_long_mode(uint64_t fs_base, uint64_t gs_base) {
   set_cpuid(guest_cpuid(supported_cpuid(system_)));
   kvm_sregs sregs = {};
   call(processor_, KVM_GET_SREGS, &sregs, "KVM_GET_SREGS");
@@ -163,36 +153,47 @@ void Vcpu::start(uint64_t entry, uint64_t stack) {
   set_tables(sregs);
   sregs.cs = segment(kUserCode, true);
   sregs.ss = sregs.ds = sregs.es = sregs.fs = sregs.gs = segment(kUserData, false);
+  sregs.fs.base = fs_base;
+  sregs.gs.base = gs_base;
   call(processor_, KVM_SET_SREGS, &sregs, "KVM_SET_SREGS");
-  set_extended_states();
-  kvm_fpu fpu = {};
-  fpu.fcw = 0x37F;
-  fpu.mxcsr = 0x1F80;
-  call(processor_, KVM_SET_FPU, &fpu, "KVM_SET_FPU");
+  this->sregs() = sregs;
+  kvm_xcrs xcrs = {};
+  xcrs.nr_xcrs = 1;
+  xcrs.xcrs[0].value = extended_states(cpuid_);
+  call(processor_, KVM_SET_XCRS, &xcrs, "KVM_SET_XCRS");
   const kvm_msr_entry msrs[] = {
       {kStar, 0, uint64_t{kKernelData | 3} << 48 | uint64_t{kKernelCode} << 32},
       {kLstar, 0, kSyscallStub},
       {kSyscallMask, 0, 0x47700},  // as Linux: TF IF DF IOPL NT AC cleared on entry
   };
   set_msrs(msrs);
+}
+
+void Vcpu::set_registers(const kvm_regs& regs) {
+  kvm_regs copy = regs;
+  call(processor_, KVM_SET_REGS, &copy, "KVM_SET_REGS");
+  this->regs() = regs;
+}
+
+void Vcpu::start(uint64_t entry, uint64_t stack) {
+  enter_long_mode(0, 0);
+  kvm_fpu fpu = {};
+  fpu.fcw = 0x37F;
+  fpu.mxcsr = 0x1F80;
+  call(processor_, KVM_SET_FPU, &fpu, "KVM_SET_FPU");
   kvm_regs regs = {};
   regs.rip = entry;
   regs.rsp = stack;
   regs.rflags = 0x202;
-  call(processor_, KVM_SET_REGS, &regs, "KVM_SET_REGS");
-  this->regs() = regs;
-  this->sregs() = sregs;
+  set_registers(regs);
 }
 
 ProcessorState Vcpu::state() {
   ProcessorState it;
   it.regs = regs();
-  it.sregs = sregs();
+  it.fs_base = sregs().fs.base;
+  it.gs_base = sregs().gs.base;
   call(processor_, kGetXsave, it.xsave.data(), "KVM_GET_XSAVE");
-  Counted<kvm_msr_entry> list(std::size(kKeptMsrs));
-  for (size_t i = 0; i < std::size(kKeptMsrs); ++i) list.entries()[i].index = kKeptMsrs[i];
-  const int done = call(processor_, kGetMsrs, list.get(), "KVM_GET_MSRS");
-  it.msrs.assign(list.entries(), list.entries() + done);
   it.cpuid = cpuid_;
   return it;
 }
@@ -202,20 +203,16 @@ void Vcpu::restore(const ProcessorState& state) {
   if (!missing.empty())
     throw std::invalid_argument("the snapshot needs processor features that are not here: " +
                                 missing);
-  for (const kvm_msr_entry& entry : state.msrs)
-    if (std::ranges::find(kKeptMsrs, entry.index) == std::end(kKeptMsrs))
-      throw std::invalid_argument("the state sets a register that no snapshot holds");
-  set_cpuid(state.cpuid);
-  kvm_sregs sregs = state.sregs;
-  call(processor_, KVM_SET_SREGS, &sregs, "KVM_SET_SREGS");
-  set_extended_states();
+  if (state.fs_base > memory_->size() || state.gs_base > memory_->size())
+    throw std::invalid_argument("the state holds an impossible segment");
+  enter_long_mode(state.fs_base, state.gs_base);
   auto xsave = state.xsave;
-  call(processor_, kSetXsave, xsave.data(), "KVM_SET_XSAVE");
-  set_msrs(state.msrs);
+  if (::ioctl(processor_.get(), kSetXsave, xsave.data()) != 0)
+    throw std::invalid_argument("the state holds impossible vector registers");
   kvm_regs regs = state.regs;
-  call(processor_, KVM_SET_REGS, &regs, "KVM_SET_REGS");
-  this->regs() = regs;
-  this->sregs() = sregs;
+  regs.rip = kSyscallStub;  // the machine waits in a call; leaving it sets the rest
+  regs.rflags = 2;
+  set_registers(regs);
 }
 
 void Vcpu::set_run_mask(const sigset_t& blocked) {

@@ -15,13 +15,13 @@
 
 namespace tidemill::aquifer {
 
-// What of a processor goes into a snapshot.
+// What of a processor goes into a snapshot: what a program in ring 3 can see. Everything else is
+// set up anew, so that no state, whoever wrote it, puts a guest into ring 0.
 struct ProcessorState {
   kvm_regs regs = {};
-  kvm_sregs sregs = {};
+  uint64_t fs_base = 0, gs_base = 0;
   std::array<uint8_t, 4096> xsave = {};  // struct kvm_xsave
-  std::vector<kvm_msr_entry> msrs;
-  std::vector<kvm_cpuid_entry2> cpuid;
+  std::vector<kvm_cpuid_entry2> cpuid;   // to tell whether another host has the same features
 };
 
 class Vcpu {
@@ -52,7 +52,8 @@ class Vcpu {
 
  private:
   void set_cpuid(std::vector<kvm_cpuid_entry2> entries);
-  void set_extended_states();
+  void enter_long_mode(uint64_t fs_base, uint64_t gs_base);
+  void set_registers(const kvm_regs& regs);
   void set_msrs(std::span<const kvm_msr_entry> entries);
 
   std::shared_ptr<GuestMemory> memory_;

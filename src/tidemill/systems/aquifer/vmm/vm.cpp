@@ -53,26 +53,25 @@ bool Vm::is_over() const {
 End Vm::run(const Budget& budget) {
   if (is_over()) return process_.end;
   process_.end = End::Running;
-  process_.clocks.start_run();
-  {
-    const ArmedRun armed(kick_, vcpu_, process_.clocks, budget);
-    process_.sleep = [&armed](int64_t nanoseconds) { armed.sleep(nanoseconds); };
+  const ClockedRun clocked(process_.clocks);
+  const ArmedRun armed(kick_, vcpu_, process_.clocks, budget);
+  process_.sleep = [this, &armed](int64_t nanoseconds) {
+    armed.sleep(nanoseconds);
     stop_if_over(armed);
-    while (process_.end == End::Running) {
-      if (in_call_) {
-        serve_call();
-        continue;
-      }
-      const int error = vcpu_.run();
-      ++exits_;
-      if (error == 0)
-        handle_exit();
-      else
-        handle_errno(error, armed);
+  };
+  stop_if_over(armed);
+  while (process_.end == End::Running) {
+    if (in_call_) {
+      serve_call();
+      continue;
     }
+    const int error = vcpu_.run();
+    ++exits_;
+    if (error == 0)
+      handle_exit();
+    else
+      handle_errno(error, armed);
   }
-  process_.sleep = nullptr;
-  process_.clocks.end_run();
   return process_.end;
 }
 
@@ -90,6 +89,10 @@ void Vm::serve_call() {
 void Vm::leave_call(int64_t result) {
   in_call_ = false;
   kvm_regs& regs = vcpu_.regs();
+  if (!memory_->in_user(regs.rcx, 0)) {  // no `syscall` leaves that: the port was used without one
+    process_.finish(End::Killed, "a system call returns to where no program is");
+    return;
+  }
   regs.rax = static_cast<uint64_t>(result);
   regs.rip = regs.rcx;
   regs.rflags = (regs.r11 & kUserFlags) | kAlwaysOn;

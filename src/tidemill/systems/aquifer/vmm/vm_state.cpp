@@ -23,18 +23,18 @@ constexpr size_t kHead = 8;
 
 void put_processor(StateWriter& out, const ProcessorState& state) {
   out.put(state.regs);
-  out.put(state.sregs);
+  out.put(state.fs_base);
+  out.put(state.gs_base);
   out.put(state.xsave);
-  out.put_all(state.msrs);
   out.put_all(state.cpuid);
 }
 
 ProcessorState get_processor(StateReader& in) {
   ProcessorState state;
   state.regs = in.get<kvm_regs>();
-  state.sregs = in.get<kvm_sregs>();
+  state.fs_base = in.get<uint64_t>();
+  state.gs_base = in.get<uint64_t>();
   state.xsave = in.get<decltype(state.xsave)>();
-  state.msrs = in.all<kvm_msr_entry>(16);
   state.cpuid = in.all<kvm_cpuid_entry2>(256);
   return state;
 }
