@@ -30,7 +30,7 @@ using Bytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Image = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Memory = nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>;
 
-nb::bytes to_bytes(const std::string& text) { return {text.data(), text.size()}; }
+nb::bytes to_bytes(const std::string& text) { return nb::bytes(text.data(), text.size()); }
 
 const char* name_of(End end) {
   switch (end) {
