@@ -85,6 +85,7 @@ class MicroVM:
         try:
             self._machine.start(program, arguments, pairs, str(Path.cwd()))
         except ValueError as error:
+            self.close()
             raise InputError(f"cannot start {arguments[0]}: {error}") from error
 
     def _set_up(self, memory: Any, roots: list[str], limits: GuestLimits) -> None:
@@ -122,7 +123,7 @@ class MicroVM:
 
         Raises:
             MissingCapability: no usable KVM, or not this snapshot's processor.
-            CorruptFile, InputError: the state or a file it had open is not what it was.
+            InputError: the state is damaged, or a file that it had open is not what it was.
         """
         if sum(source is not None for source in (fill, supply, memory_file)) > 1:
             raise ConfigError("give at most one of fill, supply and memory_file")
@@ -137,8 +138,10 @@ class MicroVM:
         try:
             clone._machine.restore(snapshot.state)
         except ValueError as error:
+            clone.close()
             raise InputError(f"this snapshot cannot be restored here: {error}") from error
         except OSError as error:
+            clone.close()
             raise kvm_failed(error) from error
         clone._is_waiting = True
         return clone
