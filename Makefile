@@ -10,7 +10,7 @@ run:
 
 test: install
 	@scripts/lint.sh
-	.venv/bin/python -m pytest $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 lint: install
 	@scripts/lint.sh

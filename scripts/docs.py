@@ -22,6 +22,9 @@ from typing import Any
 
 os.environ |= {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"}
 
+import llm_figures
+from words import COLON, COUNTED, FOLDERS, ROOMS_ZH, SAID_BY_PAPER, SYSTEMS_HEADER
+
 from tidemill import errors
 from tidemill.bench import Claim, Direction, Measurement, System, Verdict, discover, find
 from tidemill.bench.plots import claim_chart, svg
@@ -37,12 +40,6 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 PART = re.compile(
     r"(<!-- generated: (?P<name>[^\n]*?) -->\n).*?(<!-- end generated -->)", re.DOTALL
 )
-FOLDERS = {
-    "docs": "tutorial, how-to, reference, one page per system, the stored measurements",
-    "examples": "one short program per system",
-    "scripts": "set-up, static checks, rendering of this page",
-    "tests": "as the sources, plus style, documents and conformance",
-}
 
 
 def stored(system: str) -> dict[str, Any]:
@@ -76,12 +73,14 @@ def has_history() -> bool:
     return told.stdout.strip() == "false"
 
 
-def changed_since(document: dict[str, Any], name: str) -> list[str]:
+def changed_since(
+    document: dict[str, Any], name: str, paths: Sequence[str] | None = None
+) -> list[str]:
     """The files that figures come from and that are not those of the code they were measured at."""
     commit, dirty, _ = str(document["environment"]["code"]).partition("+dirty")
-    folder = f"src/tidemill/systems/{name}"
     measuring = [f"src/tidemill/{path}" for path in MEASURE_WITH]
-    command = ["git", "diff", "--name-only", commit, "--", folder, *measuring]
+    watched = paths or (f"src/tidemill/systems/{name}", *measuring)
+    command = ["git", "diff", "--name-only", commit, "--", *watched]
     told = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     if told.returncode != 0:
         return []  # no history here: `main` then leaves this sentence out of the comparison
@@ -111,16 +110,15 @@ def here(claim: Claim, found: Measurement | None, language: str = "en") -> str:
 
 def headline(claim: Claim, found: Measurement | None, language: str) -> str:
     """One claim in a cell: statement, figure and what the paper says."""
-    text = f"{claim.statement.in_language(language)}: **{here(claim, found, language)}**"
-    return text + (f" (paper: {claim.paper_value})" if claim.paper_value else "")
+    statement = claim.statement.in_language(language)
+    text = f"{statement}{COLON.in_language(language)}**{here(claim, found, language)}**"
+    said = claim.paper_value_in(language)
+    return text + (SAID_BY_PAPER.in_language(language).format(said) if said else "")
 
 
 def systems_table(language: str = "en") -> str:
     """One line per system: what it is, its first claims here, how many hold."""
-    header = {
-        "en": ["system", "paper", "headline, measured here", "holds"],
-        "zh": ["系统", "论文", "主要论断(本机实测)", "成立"],
-    }[language]
+    header = [name.in_language(language) for name in SYSTEMS_HEADER]
     rows: list[list[str]] = []
     for system in discover():
         found = measurements(system)
@@ -128,8 +126,12 @@ def systems_table(language: str = "en") -> str:
         first = "<br>".join(
             headline(claim, found.get(claim.id), language) for claim in system.claims[:2]
         )
-        paper = f"[{system.paper.title}](https://arxiv.org/abs/{system.paper.arxiv_id})"
-        holds = f"{verdicts.count(Verdict.YES)} of {len(system.claims)}"
+        paper = system.paper.title
+        if system.paper.arxiv_id:
+            paper = f"[{paper}](https://arxiv.org/abs/{system.paper.arxiv_id})"
+        holds = COUNTED.in_language(language).format(
+            holding=verdicts.count(Verdict.YES), total=len(system.claims)
+        )
         rows.append([f"[`{system.name}`](docs/systems/{system.name}.md)", paper, first, holds])
     return table(header, rows)
 
@@ -178,6 +180,11 @@ def machine(name: str) -> str:
     if changed := changed_since(document, name):
         text += f" **Older than the code:** since then {', '.join(changed)} changed."
     return text
+
+
+def llm_models() -> dict[str, Any]:
+    """What ``tidemill bench-llm --save`` wrote, by model; empty if nothing was measured."""
+    return stored("llm").get("models", {})
 
 
 def charts(name: str) -> str:
@@ -298,26 +305,37 @@ def _summary(route: Any) -> str:
     return ((endpoint.__doc__ if endpoint else "") or "").strip().split("\n")[0]
 
 
-def file_tree() -> str:
-    """The rooms with the first sentence of each."""
+def file_tree(language: str = "en") -> str:
+    """The rooms, each with one sentence."""
     lines = ["```text"]
     for path in sorted((ROOT / "src" / "tidemill").iterdir()):
         if (path / "__init__.py").is_file():
-            lines.append(_line(f"src/tidemill/{path.name}/", path / "__init__.py"))
-            if path.name == "systems":
-                lines += [
-                    _line(f"  {inner.parent.name}/", inner.parent / "__init__.py", indent=13)
-                    for inner in sorted(path.glob("*/paper.toml"))
-                ]
+            lines.append(_line(f"src/tidemill/{path.name}/", _about(path, language)))
         elif path.name == "errors.py":
-            lines.append(_line("src/tidemill/errors.py", path))
-    lines += [f"{name + '/':<24}{text}" for name, text in FOLDERS.items()]
+            lines.append(_line("src/tidemill/errors.py", _about(path, language)))
+        if path.name == "systems":
+            for inner in sorted(path.glob("*/paper.toml")):
+                about = _about_system(inner.parent, language)
+                lines.append(_line(f"{inner.parent.name}/", about, indent=13))
+    lines += [_line(f"{name}/", text.in_language(language)) for name, text in FOLDERS.items()]
     return "\n".join([*lines, "```"])
 
 
-def _line(name: str, source: Path, indent: int = 0) -> str:
+def _line(name: str, about: str, indent: int = 0) -> str:
+    return f"{' ' * indent + name:<25}{about}"
+
+
+def _about(path: Path, language: str) -> str:
+    """The first sentence of a room or file."""
+    if language == "zh":
+        return ROOMS_ZH[path.stem]
+    source = path if path.is_file() else path / "__init__.py"
     docstring = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
-    return f"{' ' * indent + name:<24}{docstring.splitlines()[0].rstrip('.')}"
+    return docstring.splitlines()[0].rstrip(".")
+
+
+def _about_system(folder: Path, language: str) -> str:
+    return find(folder.name).summary.zh.rstrip("。") if language == "zh" else _about(folder, "en")
 
 
 WRITTEN: dict[Path, str] = {}
@@ -327,6 +345,9 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "claims-table": claims_table,
     "machine": machine,
     "charts": charts,
+    "llm-table": lambda: table(*llm_figures.rows(llm_models())),
+    "llm-machine": lambda: llm_figures.machine(llm_models(), changed_since),
+    "llm-line": lambda language="en": llm_figures.line(llm_models(), language),
     "config": config,
     "commands": commands,
     "errors": error_tree,

@@ -52,20 +52,21 @@ def find_chromium() -> str | None:
 
 
 def shots(url: str) -> Iterator[Shot]:
-    """What the documents show: both front pages, the first system's paper and its latest run.
+    """What the documents show: both front pages, a system's paper and its latest run.
 
     Raises:
         SystemExit: Nothing has been run there yet.
     """
-    claims = _read(url, "/claims.json")["claims"]
-    system = _read(url, f"/s/{claims[0]['system']}.json")
-    done = [run for run in system["runs"] if run["state"] == "done"]
+    names = sorted({claim["system"] for claim in _read(url, "/claims.json")["claims"]})
+    systems = [_read(url, f"/s/{name}.json") for name in names]
+    done = [(s, run) for s in systems for run in s["runs"] if run["state"] == "done"]
     if not done:
-        sys.exit(f"{url} has no finished run of {claims[0]['system']}; press Run there first.")
+        sys.exit(f"{url} has no finished run; press Run there first.")
+    system, run = done[0]
     yield Shot("home", "/en/")
     yield Shot("home-zh", "/zh/")
     yield Shot("paper", f"/en/p/{system['paper']}", whole=True)
-    yield Shot("run", f"/en/r/{done[0]['id']}", whole=True)
+    yield Shot("run", f"/en/r/{run['id']}", whole=True)
 
 
 def _read(url: str, path: str) -> dict:

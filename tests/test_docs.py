@@ -187,3 +187,19 @@ def test_the_floors_of_the_plan_are_those_that_lint_checks() -> None:
     assert drawn is not None
     contract = tomllib.loads(page("pyproject.toml"))["tool"]["importlinter"]["contracts"][0]
     assert [line.split()[0] for line in drawn[1].splitlines()] == contract["layers"]
+
+
+def test_each_readme_is_in_its_own_language() -> None:
+    prose = {
+        name: re.sub(r"```.*?```|`[^`]*`|\[[^\]]*\]\([^)]*\)", "", page(name), flags=re.DOTALL)
+        for name in ("README.md", "README.zh-CN.md")
+    }
+    assert not re.findall("[\u4e00-\u9fff]+", prose["README.md"])
+    english = re.compile(r"\b(?:paper|of|holds?|up to|on an?|against|not run|and|the|with)\b", re.I)
+    chinese = [line for line in prose["README.zh-CN.md"].splitlines() if "generated" not in line]
+    assert not [line for line in chinese if english.search(line)]
+    tree = re.search(r"file-tree zh -->\n(.*?)<!-- end", page("README.zh-CN.md"), re.DOTALL)
+    assert tree
+    lines = [line for line in tree[1].splitlines() if not line.startswith("```")]
+    assert len(lines) > 12
+    assert not [line for line in lines if not re.search("[\u4e00-\u9fff]", line)]

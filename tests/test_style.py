@@ -64,6 +64,26 @@ def test_no_function_is_longer_than_60_lines_or_takes_more_than_5_positional(pat
     assert is_free or not too_wide
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=relative)
+def test_no_test_imports_from_a_conftest_which_any_room_may_have(path: Path) -> None:
+    imports = [
+        node.module
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+    ]
+    assert "conftest" not in imports
+
+
+@pytest.mark.parametrize("rooms", ["bench web", "web feed cli bench", "systems feed web"])
+def test_the_tests_of_any_rooms_can_be_run_together(rooms: str) -> None:
+    folders = [f"tests/{room}" for room in rooms.split()]
+    command = [sys.executable, "-P", "-m", "pytest", "--collect-only", "-qq", *folders]
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert result.returncode == 0, result.stdout[-2000:]
+
+
 def _is_method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return bool(node.args.args) and node.args.args[0].arg in ("self", "cls")
 

@@ -60,7 +60,7 @@ def test_what_a_figure_rests_on_changes_the_hash(
 
 
 @pytest.mark.parametrize(
-    "name", ["wheel/cli.py", "wheel/gpu.py", "wheel/notes.md", "house/weir/gate.py",
+    "name", ["wheel/cli.py", "wheel/run.py", "wheel/notes.md", "house/weir/gate.py",
              "house/web/page.py", "house/bench/store.py"]
 )  # fmt: skip
 def test_what_no_figure_rests_on_does_not(

@@ -220,7 +220,7 @@ def _claim(
             direction=Direction.AT_LEAST,
             target=target,
             trial=trial,
-            paper_value="up to 3x",
+            paper_value=Text("up to 3x", "至多 3 倍"),
         )
         for id in ids or (name,)
     )

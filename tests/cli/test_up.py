@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
@@ -153,6 +154,33 @@ def test_an_open_address_demands_read_only_or_auth() -> None:
     )
     assert result.returncode == 2
     assert "--read-only" in result.stderr
+
+
+@pytest.mark.parametrize("way", ["file", "variable", "option"])
+def test_a_token_guards_the_site_and_no_process_shows_it(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("open-sesame\n")
+    words = {"file": ["--auth-file", str(file)], "option": ["--auth", "open-sesame"]}.get(way, [])
+    if way != "option":  # which would win over it
+        monkeypatch.setenv("TIDEMILL_AUTH", "open-sesame" if way == "variable" else "another")
+    server = start("--no-measure", *words)
+    try:
+        url = told(server, r"http://127\.0\.0\.1:\d+/")
+        with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+            urllib.request.urlopen(url)
+        refused.value.close()
+        request = urllib.request.Request(url, headers={"Authorization": "Bearer open-sesame"})
+        with urllib.request.urlopen(request) as answer:
+            assert answer.status == 200
+        shown = "open-sesame" in " ".join(psutil.Process(server.pid).cmdline())
+        assert shown is (way == "option")
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+        assert server.stderr is not None
+        server.stderr.close()
 
 
 def test_a_broken_system_is_warned_about_and_the_others_stay(

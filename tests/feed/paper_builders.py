@@ -37,6 +37,21 @@ def raw(title: str = TITLE, abstract: str = ABSTRACT, **fields: Any) -> RawEntry
     return RawEntry(title=title, abstract=abstract, **{"announced": DAY, **fields})
 
 
+FULL = raw(
+    r"On \(x^2\) & <Tides>",
+    rf"{ABSTRACT} It is \(10.4\times\) faster; see https://code.example/a?b=1&c=2.",
+    arxiv_id="2606.24417",
+    version=2,
+    authors=("Ada Lovelace", "Kurt Gödel & Sons"),
+    subjects=("cs.LG", "cs.DC"),
+    doi="10.1000/xyz",
+    comment="12 pages, 100% new",
+    category="PyTorch / SP / CP / 系统进展",
+    why="x",
+)
+"""A paper of which all is known."""
+
+
 @dataclass(frozen=True)
 class Given:
     """A source that shows what it is given."""

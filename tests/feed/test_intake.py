@@ -220,7 +220,7 @@ entries = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(entries, max_size=8))
 def test_laws_hold_for_any_papers_in_any_order(found: list[RawEntry]) -> None:
     with TemporaryDirectory() as folder:

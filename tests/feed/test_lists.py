@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paper_builders import ABSTRACT, DAY, given_papers, page_of, raw, system
@@ -141,6 +142,47 @@ def test_an_entry_tells_all_that_is_known_of_a_paper(library: Library) -> None:
         Link("code.example", "https://code.example/a"),
     )
     assert library.page(category="serving").category == library.categories()[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "origin"),
+    [
+        ({"arxiv_id": "2606.24417", "journal_ref": "Tides 1", "origin": "Nature"}, "arXiv"),
+        ({"origin": "Nature", "links": ("https://www.nature.com/a",)}, "Nature"),
+        ({"journal_ref": "Tides 1 (2026)", "doi": "10.1000/xyz"}, "Tides 1 (2026)"),
+        ({"journal_ref": "A Very Long Name of Proceedings " * 5, "doi": "10.1000/xyz"}, "DOI"),
+        ({"links": ("https://[", "https://www.tides.example:8/b")}, "tides.example"),
+        ({"links": ("https://" + "x" * 500,)}, "x" * 60),
+        ({"links": ("https://[",)}, ""),
+        ({"abstract": f"{ABSTRACT} Code: https://code.example/x"}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_paper_says_where_it_was_announced_and_not_arxiv_unless_it_was(
+    library: Library, fields: dict[str, Any], origin: str
+) -> None:
+    library.take(given_papers(raw(**fields)))
+    (entry,) = library.page().entries
+    assert entry.origin == origin
+
+
+def test_the_dated_line_of_a_page_is_remembered(
+    library: Library, write: Callable[..., Path]
+) -> None:
+    dated = ("Nature 2026-06-23", "arXiv 2026-06-22", "arXiv:2606.24417v2 2026-06-21")
+    page = page_of((f"Tide Mill {n}", line, f"{n} {ABSTRACT}") for n, line in enumerate(dated))
+    library.import_file(write(page))
+    assert [entry.origin for entry in library.page().entries] == ["Nature", "arXiv", "arXiv"]
+    assert library.page().entries[1].arxiv_id is None
+
+
+def test_a_library_of_before_learns_where_its_papers_were_announced(library: Library) -> None:
+    library.take(given_papers(raw()))
+    before = library.page().entries[0]
+    library.take(given_papers(raw(origin="arXiv")))
+    (after,) = library.page().entries
+    assert (before.origin, after.origin) == ("", "arXiv")
+    assert after.updated == before.updated
 
 
 def test_a_paper_that_is_not_there_is_none(library: Library) -> None:

@@ -178,9 +178,7 @@ grammar = st.lists(
 ).map("".join)  # fmt: skip
 
 
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(grammar | st.text(max_size=60))
 def test_whatever_is_typed_is_answered(stocked: Library, query: str) -> None:
     page = stocked.search(query, claims=lambda word: {"toy"} if word == "system" else None)

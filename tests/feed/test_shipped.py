@@ -11,6 +11,7 @@ from tidemill.bench import discover
 from tidemill.bench.settings import dumps
 from tidemill.feed import ImportReport, Library
 from tidemill.feed.formats import parse
+from tidemill.feed.identity import id_of
 from tidemill.feed.raw import RawEntry
 from tidemill.feed.sources import FIRST_PAGE, FirstPage
 
@@ -47,12 +48,24 @@ def test_a_paper_of_the_page_whose_system_is_installed_gets_its_id(tmp_path: Pat
     library.store.close()
 
 
+def test_a_system_without_an_arxiv_id_is_found_by_the_title_of_its_paper(tmp_path: Path) -> None:
+    page = [found for found in FirstPage().fetch(None) if isinstance(found, RawEntry)]
+    built = page[3]
+    installed = system("", built.title.upper(), built.abstract, "cusbf")
+    library = Library(str(tmp_path / "papers.db"), systems=lambda: [installed])
+    library.migrate()
+    library.import_shipped()
+    assert [(e.id, e.system) for e in library.search("has:system").entries] == [(built.id, "cusbf")]
+    assert library.page().total == 20
+    library.store.close()
+
+
 def test_every_installed_system_is_found_from_its_entry(tmp_path: Path) -> None:
     library = Library(str(tmp_path / "papers.db"))
     library.migrate()
     library.import_shipped()
     for installed in discover():
-        entry = library.paper(f"arxiv:{installed.paper.arxiv_id}")
+        entry = library.paper(id_of(installed.paper.arxiv_id, installed.paper.title))
         assert entry is not None
         assert entry.system == installed.name
         assert all(claim.quote in entry.abstract for claim in installed.claims)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tidemill.errors import ConfigError, InputError, OutOfPool
-from tidemill.models.generate import FinishReason, PromptCache, generate
+from tidemill.models.generation import FinishReason, PromptCache, generate
 from tidemill.models.model_file import ModelFile, open_model
 from tidemill.models.native_decoder import NativeDecoder, Part
 from tidemill.models.perplexity import perplexity

@@ -24,6 +24,7 @@ HALVES = {
     "Q6_K": (208,),
     "Q3_K": (108,),
 }
+TOWERING = 3.0  # kTowering of activations.hpp
 SHAPES = ((8, 256), (64, 512), (13, 768), (1, 256), (523, 256))
 
 
@@ -56,12 +57,17 @@ def inputs(tokens: int, cols: int, seed: int = 1) -> NDArray[np.float32]:
 
 
 def quantised(x: NDArray[np.float32]) -> NDArray[np.float64]:
-    """What the kernels make of an input: int8 codes in blocks of 32, times their scale."""
-    blocks = x.reshape(*x.shape[:-1], -1, 32)
+    """What the kernels make of an input: int8 codes in blocks of 32, times their scale.
+
+    What towers over its token's rms is kept as it is, and its block coded without it.
+    """
+    rms = np.sqrt(np.mean(np.square(x, dtype=np.float64), axis=-1, keepdims=True))
+    towers = np.abs(x) > TOWERING * rms
+    blocks = np.where(towers, np.float32(0), x).reshape(*x.shape[:-1], -1, 32)
     largest = np.abs(blocks).max(-1, keepdims=True)
     inverse = np.divide(np.float32(127), largest, where=largest > 0, out=np.zeros_like(largest))
     codes = np.rint(blocks * inverse).astype(np.float64)
-    return (codes * (largest / np.float32(127))).reshape(x.shape)
+    return np.where(towers, x, (codes * (largest / np.float32(127))).reshape(x.shape))
 
 
 @pytest.fixture(params=available_levels())
@@ -134,6 +140,20 @@ def test_results_do_not_depend_on_threads_or_on_neighbours(room, tokens):
         [room.multiply_shared(matrices[:1], row[None], room.Pool(2))[0][0] for row in x]
     )
     assert np.array_equal(single, alone[0])
+
+
+def test_inputs_that_tower_over_the_rest_cost_no_precision(room):
+    """A product's error follows the token's energy, not its largest input."""
+    cols = 2048
+    weights = inputs(64, cols, seed=3).round(2)
+    raw = gguf.quants.quantize(weights, gguf.GGMLQuantizationType.Q8_0)
+    matrix = pack(room, "Q8_0", raw, cols)
+    x = inputs(5, cols)
+    x[:, ::64] *= np.float32(60)  # in every other block
+    (found,), _ = room.multiply_shared([matrix], x, room.Pool(1))
+    exact = x.astype(np.float64) @ reference("Q8_0", raw).astype(np.float64).T
+    error = np.linalg.norm(found - exact) / np.linalg.norm(exact)
+    assert error < TOWERING / 127 / np.sqrt(12)
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q5_0", "Q4_K", "Q6_K"])

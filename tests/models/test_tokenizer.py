@@ -101,7 +101,7 @@ TEXTS = st.text(
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=TEXTS, parse_special=st.booleans())
 def test_ids_of_random_text_are_those_of_llama_cpp_and_transformers(
     peers: Callable[[str], Peers], name: str, text: str, parse_special: bool

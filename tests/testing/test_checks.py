@@ -257,6 +257,16 @@ def silent_cli() -> typer.Typer:
             r"still says \['REPLACE: say it\.'\]; write what it asks for",
         ),
         (
+            {"claims": (replace(CLAIM, paper_value="up to 3x"),)},
+            "claim-faster-gives-the-papers-value",
+            "'up to 3x' has words in one language; give a Text with both",
+        ),
+        (
+            {"claims": (replace(CLAIM, paper_value=Text("up to 3x", "up to 3x")),)},
+            "claim-faster-gives-the-papers-value",
+            "no Chinese character in its Chinese form",
+        ),
+        (
             {"claims": (replace(CLAIM, target=float("nan")),)},
             "claim-faster-has-a-pass-condition",
             "target=nan — must be a finite number",

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
+from house import INSTALLED, House, path_with_installed
 from site_process import SiteProcess
 from visitor import Visitor
 
-from tidemill.bench.queue import RunQueue
-from tidemill.bench.store import Store
-from tidemill.feed.library import Library
 from tidemill.web import create_app
-
-INSTALLED = Path(__file__).parent / "installed"
 
 
 @contextmanager
 def _waterwheel() -> Generator[None]:
     """The package of the system ``waterwheel`` is on the path, here and in child processes."""
-    paths = [str(INSTALLED), os.environ.get("PYTHONPATH", "")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [str(INSTALLED), *sys.path])
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        patch.setenv("PYTHONPATH", path_with_installed())
         yield
 
 
@@ -40,37 +33,20 @@ def _waterwheel_is_installed() -> Iterator[None]:
         yield
 
 
-@dataclass
-class House:
-    """What a site stands on."""
-
-    store: Store
-    library: Library
-    queue: RunQueue
-
-
 @pytest.fixture(scope="session")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], House]:
     """``shipped(folder)``: a house of its own with the shipped papers, copied from one import."""
     original = tmp_path_factory.mktemp("shipped") / "tidemill.db"
-    house = _open(original)
+    house = House.at(original)
     with _waterwheel():
         house.library.import_shipped()
     house.store.close()
 
     def copy(folder: Path) -> House:
         shutil.copy(original, folder / original.name)
-        return _open(folder / original.name)
+        return House.at(folder / original.name)
 
     return copy
-
-
-def _open(database: Path) -> House:
-    store = Store(f"sqlite:///{database}")
-    store.migrate()
-    library = Library(store)
-    library.migrate()
-    return House(store, library, RunQueue(store, database.parent / "runs"))
 
 
 @pytest.fixture

@@ -10,13 +10,11 @@ import sys
 from pathlib import Path
 
 import psutil
+from house import House, path_with_installed
 
-from tidemill.bench.queue import RunQueue
 from tidemill.bench.store import RunState, Store
-from tidemill.feed.library import Library
 from tidemill.web import create_app, serve
 
-INSTALLED = Path(__file__).parent / "installed"
 _PATIENCE_S = 60
 
 
@@ -36,16 +34,15 @@ class SiteProcess:
 
     def start(self) -> None:
         """Start serving, on the port of before if there was one; returns when it answers."""
-        paths = [str(INSTALLED), os.environ.get("PYTHONPATH", "")]
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "PYTHONPATH": path_with_installed(),
             "XDG_DATA_HOME": str(self.folder / "data"),
             "XDG_CACHE_HOME": str(self.folder / "cache"),
             "TIDEMILL_DB": self.database,
         }
         self.process = subprocess.Popen(
-            [sys.executable, __file__, self.database, str(self.folder / "runs"), str(self._port)],
+            [sys.executable, __file__, str(self.folder / "tidemill.db"), str(self._port)],
             env=environment,
             stdout=subprocess.PIPE,
             text=True,
@@ -77,21 +74,18 @@ class SiteProcess:
         store.close()
 
 
-def main(database: str, runs: str, port: str) -> None:
+def main(database: str, port: str) -> None:
     """Serve until told to stop; the address goes to standard output."""
-    store = Store(database)
-    store.migrate()
-    library = Library(store)
-    library.migrate()
-    library.import_shipped()
-    app = create_app(store, library, RunQueue(store, runs))
+    house = House.at(Path(database))
+    house.library.import_shipped()
+    app = create_app(house.store, house.library, house.queue)
 
     def ready(url: str) -> None:
         sys.stdout.write(f"{url}\n")
         sys.stdout.flush()
 
     serve(app, "127.0.0.1", int(port), ready)
-    store.close()
+    house.store.close()
 
 
 if __name__ == "__main__":

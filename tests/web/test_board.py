@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from house import House
 from visitor import Visitor
 
-from conftest import House
 from tidemill.bench import Budget, Measurement, StandIn, Status, find
 from tidemill.bench.environment import Environment
 from tidemill.bench.sources import sources_of

@@ -12,11 +12,14 @@ from playwright.sync_api import Browser, Page
 from site_process import SiteProcess
 
 from tidemill.bench.store import Store
+from tidemill.bench.wording import figure
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(chromium() is None, reason="no Chromium on the path; set CHROMIUM to one"),
 ]
+FIGURES = [0, -0.0, 1, 1234, 12345, -12345.6, 182_337.4, 2.3449, 1.8, 0.1 + 0.2, 0.00099999, 3.7e-5,
+           -1e-5, 999_999.9, 123_456_789, 1e15, 2.5e17, -7]  # fmt: skip
 THREE_MOVES = """new Promise((done) => {
     const seen = new Set();
     const bar = document.getElementById("bar");
@@ -75,6 +78,7 @@ def test_a_run_moves_survives_a_reload_and_lands_its_figures(
     moves = page.evaluate(THREE_MOVES)
     assert moves == sorted(moves)
     page.get_by_text("12 / 24 turns").wait_for()
+    assert page.evaluate("(values) => values.map(round)", FIGURES) == [*map(figure, FIGURES)]
     points = points_of(page)
     assert points >= 3
 
@@ -96,6 +100,10 @@ def test_a_run_moves_survives_a_reload_and_lands_its_figures(
         assert points_of(viewer) > points
     assert one.complaints == []
     assert serious(page) == []
+    page.goto("/en/p/2606.00001")
+    page.get_by_text("3 claims, none measured here yet").wait_for()  # at the default settings
+    press_run(page, what="quick")
+    state_is(page, "done")
     page.goto("/en/p/2606.00001")
     assert "system ✓ 1/3 claims hold here" in page.locator("body").inner_text()
     for summary in page.locator("summary").all():

@@ -9,24 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.bench import Measurement
+from tidemill.bench import Measurement, wording
 from tidemill.web import figures, filters, formats
 
+LOWERED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 FINITE = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e18, max_value=1e18)
 
 
-@pytest.mark.parametrize("module", [figures, filters, formats])
+@pytest.mark.parametrize("module", [figures, filters, formats, wording])
 def test_the_examples_in_the_docstrings_hold(module: object) -> None:
     assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
 
 
 def read_back(text: str) -> float:
-    return float(re.sub("[\u202f\xa0]", "", text).replace("−", "-"))
+    text = re.sub("[\u202f\xa0]", "", text).replace("−", "-")
+    if power := re.fullmatch("(?:(.*) × )?10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)", text):
+        return float(f"{power[1] or 1}e{power[2].translate(LOWERED)}")
+    return float(text)
 
 
 @given(FINITE)
 def test_a_number_is_shown_within_half_a_percent(value: float) -> None:
-    assert read_back(figures.number(value)) == pytest.approx(value, rel=0.0051, abs=1e-300)
+    assert read_back(wording.figure(value)) == pytest.approx(value, rel=0.0051, abs=1e-300)
 
 
 @given(st.floats(0.001, 1e6), st.floats(0.001, 1e6))

@@ -51,6 +51,8 @@ def test_a_paper_is_there_as_bibtex_ris_and_json(visitor: Visitor) -> None:
     assert "A Wheel That Lifts Water" in visitor.get("/en/p/2606.00001.bib").text
     assert "TY  - " in visitor.get("/en/p/2606.00001.ris").text
     paper = visitor.get("/en/p/2606.00001.json").json()
+    listed = visitor.get("/en/index.json").json()["entries"]
+    assert paper.keys() - {"claims"} == listed[0].keys() > {"url", "lang", "subjects", "license"}
     assert paper["id"] == "arxiv:2606.00001"
     assert [claim["claim"] for claim in paper["claims"]] == ["lift", "loss", "noise"]
     assert paper["claims"][0]["measured"] is None

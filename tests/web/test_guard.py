@@ -63,6 +63,7 @@ def test_further_names_are_answered_when_named(visit: Visit) -> None:
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "http://localhost:9999"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Sec-Fetch-Site": "same-site"}, 403),
         ({"Sec-Fetch-Site": "same-origin"}, 200),
@@ -93,12 +94,13 @@ def test_a_form_is_small(visit: Visit) -> None:
         ("Basic " + base64.b64encode(b"anyone:sesame").decode(), 200),
         ("Basic " + base64.b64encode(b"sesame").decode(), 401),
         ("Basic %%%", 401),
+        ("Basic \xe9".encode("latin-1"), 401),
         ("Basic " + base64.b64encode(b"\xff\xfe").decode(), 401),
         ("Digest sesame", 401),
     ],
 )
 def test_a_token_is_asked_for_everywhere_but_at_the_health_check(
-    authorization: str, status: int, visit: Visit
+    authorization: str | bytes, status: int, visit: Visit
 ) -> None:
     visitor = visit(guarded(auth="sesame"))
     answer = visitor.get("/zh/", Authorization=authorization)

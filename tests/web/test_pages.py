@@ -10,11 +10,11 @@ from pathlib import Path
 from urllib.parse import quote, urldefrag
 
 import pytest
+from house import House
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from visitor import Visitor
 
-from conftest import House
 from tidemill.bench.store import Store
 from tidemill.feed.library import Library
 from tidemill.web import create_app
@@ -238,14 +238,18 @@ def test_a_search_finds_keeps_the_question_and_says_what_it_ignored(visitor: Vis
     assert visitor.get("/zh/search").status_code == 200
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.text(max_size=60), st.sampled_from(["", ".json", ".atom", ".feed.json"]))
 def test_no_question_breaks_the_search(visitor: Visitor, query: str, ending: str) -> None:
     answer = visitor.get(f"/en/search{ending}", params={"q": query})
     assert answer.status_code == 200
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.sampled_from("cdprs"), st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
 def test_no_address_breaks_the_site(visitor: Visitor, kind: str, rest: str) -> None:
     answer = visitor.get(f"/en/{kind}/{quote(rest)}")

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from house import House
 from visitor import Visitor
 
-from conftest import House
 from tidemill.bench import Budget, Measurement, Requirement, find
 from tidemill.bench.claim import Json
 from tidemill.bench.events import LINE_LIMIT_BYTES, EventLog

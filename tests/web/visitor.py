@@ -32,7 +32,7 @@ class Visitor:
         self._client.cookies = cookies
 
     def get(
-        self, path: str, params: dict[str, str] | None = None, **headers: str
+        self, path: str, params: dict[str, str] | None = None, **headers: str | bytes
     ) -> httpx.Response:
         return self._runner.run(self._client.get(path, params=params, headers=headers))
 

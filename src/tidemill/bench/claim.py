@@ -138,7 +138,8 @@ class Claim:
         unit: Of value and target ("x", "Mk-mers/s", "%").
         direction: Which side of the target is good.
         target: The bound to meet here, on this class of machine.
-        paper_value: The paper's own figure as it prints it ("up to 9.1x"), or "".
+        paper_value: The paper's own figure as it prints it, in both languages if it has words ("up
+            to 9.1x"), a bare figure ("3.24x") as it is; "" if the paper prints none.
         trial: What measures it; several claims may share one.
     """
 
@@ -149,7 +150,7 @@ class Claim:
     direction: Direction
     target: float
     trial: Trial
-    paper_value: str = ""
+    paper_value: Text | str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.id):
@@ -157,12 +158,27 @@ class Claim:
                 f"claim id {self.id!r} — lower-case letters, digits, '-' and '.' only."
             )
 
+    def paper_value_in(self, language: str) -> str:
+        """The paper's own figure in words of ``language``; "" if it prints none."""
+        said = self.paper_value
+        return said if isinstance(said, str) else said.in_language(language)
+
+    @property
+    def paper_value_json(self) -> Json:
+        """The paper's own figure in both languages, for machines; None if it prints none."""
+        both: dict[str, Json] = {name: self.paper_value_in(name) for name in ("en", "zh")}
+        return both if both["en"] else None
+
     def verdict(self, measurement: Measurement) -> Verdict:
         """Yes if the whole interval is on the good side, no if none of it is, else unclear."""
-        low, high = measurement.low, measurement.high
-        if self.direction is Direction.AT_MOST:
-            low, high = -high, -low
-        target = self.target if self.direction is Direction.AT_LEAST else -self.target
-        if low >= target:
-            return Verdict.YES
-        return Verdict.NO if high < target else Verdict.UNCLEAR
+        return verdict_of(measurement, self.direction, self.target)
+
+
+def verdict_of(measurement: Measurement, direction: Direction, target: float) -> Verdict:
+    """Yes if the whole interval is on the good side, no if none of it is, else unclear."""
+    low, high = measurement.low, measurement.high
+    if direction is Direction.AT_MOST:
+        low, high, target = -high, -low, -target
+    if low >= target:
+        return Verdict.YES
+    return Verdict.NO if high < target else Verdict.UNCLEAR

@@ -1,4 +1,4 @@
-"""Configurations from and to JSON and ``key=value`` settings: one dataclass, no second schema."""
+"""Configurations from and to JSON and the words of forms: one dataclass, no second schema."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -72,17 +72,6 @@ def from_json(config: type[Any], values: Mapping[str, object]) -> Any:
         if name not in known:
             raise ConfigError.of("setting", name, f"one of {', '.join(known)}")
     return config(**{name: _convert(known[name], value) for name, value in values.items()})
-
-
-def from_settings(config: type[Any], settings: Iterable[str]) -> Any:
-    """Build a configuration from ``key=value`` strings, as ``--set`` gives them."""
-    values: dict[str, object] = {}
-    for text in settings:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError.of("--set", text, "of the form key=value")
-        values[name.strip()] = value.strip()
-    return from_json(config, values)
 
 
 def defaults_of(config: type[Any]) -> dict[str, Json]:

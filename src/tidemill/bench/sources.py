@@ -17,8 +17,8 @@ import tidemill
 from tidemill.bench.environment import Environment
 from tidemill.bench.system import System
 
-UNMEASURED = ("cli.py", "gpu.py", "triton_kernels.py")
-"""Files of a system that no figure comes from: the commands, and what runs on other devices."""
+UNMEASURED = ("cli.py", "run.py", "gpu.py", "triton_kernels.py")
+"""Files of a system that no figure comes from: commands, the report of a run, other devices."""
 MEASURE_WITH = ("bench/compare.py", "bench/counts.py")
 """Files of `tidemill` that turn runs into figures."""
 

@@ -24,7 +24,14 @@ ENTRY_POINT_GROUP = "tidemill.systems"
 
 @dataclass(frozen=True, slots=True)
 class Paper:
-    """The paper behind a system, as its digest entry prints it."""
+    """The paper behind a system, as its digest entry prints it.
+
+    Args:
+        arxiv_id: Without version; "" where the announcement gives none: then the title says which.
+        title: Of the paper.
+        announced: The day of its announcement.
+        abstract: All of it.
+    """
 
     arxiv_id: str
     title: str
@@ -37,8 +44,16 @@ class Paper:
         path = Path(module_file).with_name("paper.toml")
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
         return cls(
-            fields["arxiv_id"], fields["title"], fields["announced"], fields["abstract"].strip()
+            fields.get("arxiv_id", ""),
+            fields["title"],
+            fields["announced"],
+            fields["abstract"].strip(),
         )
+
+    @property
+    def source(self) -> str:
+        """Where it was announced, as the digest prints it: ``arXiv 2606.24417``, else the day."""
+        return f"arXiv {self.arxiv_id or self.announced.isoformat()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +115,7 @@ class System:
             if claim.quote not in self.paper.abstract:
                 raise ClaimError(
                     f"claim {self.name}/{claim.id}: its quote is not in the abstract of "
-                    f"{self.paper.arxiv_id}: {claim.quote!r}."
+                    f"{self.paper.title!r}: {claim.quote!r}."
                 )
             if claim.id in seen:
                 raise ClaimError(f"claim {self.name}/{claim.id}: the id is used twice.")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 
 from tidemill.bench.claim import Status, Text, Verdict
 
+_THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
+_LARGEST_IN_FULL = 1e15
 _WORDS = {
     Verdict.YES: Text("holds", "成立"),
     Verdict.NO: Text("does not hold", "不成立"),
@@ -21,17 +24,44 @@ _WORDS = {
 }
 
 
-def figure(value: float) -> str:
-    """A number as a reader wants it: three significant digits, powers of ten where they help."""
+def figure(value: float, digits: int = 3) -> str:
+    r"""A number as a reader wants it, wherever it is shown; ``live.js`` does the same.
+
+    A whole number is shown in full, any other with ``digits`` significant digits, and with a power
+    of ten where that tells its size; thousands stand apart by a thin space.
+
+    >>> figure(0.000237), figure(2.3449), figure(182_337.4), figure(1.80), figure(-0.0)
+    ('2.37 × 10⁻⁴', '2.34', '182\u202f337', '1.8', '0')
+    """
     value = value or 0.0  # no minus before nothing
-    mantissa, _, power = f"{value:.2e}".partition("e")
+    if not math.isfinite(value):
+        return str(value)
+    if float(value).is_integer() and abs(value) < _LARGEST_IN_FULL:
+        return grouped(f"{value:.0f}")
+    mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
     exponent = int(power)
-    if -4 < exponent < 6:
-        text = f"{value:,.{max(0, 2 - exponent)}f}"
-        return text.rstrip("0").rstrip(".") if "." in text else text
+    if -4 < exponent < 15:
+        return grouped(_bare(f"{value:.{max(0, digits - 1 - exponent)}f}"))
     raised = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    mantissa = mantissa.rstrip("0").rstrip(".")
+    mantissa = grouped(_bare(mantissa))
     return f"10{raised}" if mantissa == "1" else f"{mantissa} × 10{raised}"
+
+
+def grouped(digits: str) -> str:
+    r"""A written number with its thousands apart from five digits on, and a real minus.
+
+    >>> grouped("1234"), grouped("-12345.5")
+    ('1234', '−12\u202f345.5')
+    """
+    whole, point, fraction = digits.partition(".")
+    sign, whole = ("−", whole[1:]) if whole.startswith("-") else ("", whole)
+    if len(whole) > 4:
+        whole = f"{int(whole):,}".replace(",", _THIN_SPACE)
+    return f"{sign}{whole}{point}{fraction}"
+
+
+def _bare(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def word(name: str, language: str) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from tidemill.bench.compare import Comparison, Side, compare
+from tidemill.bench.atomic import check_writable, write_document
 from tidemill.cli.language_model import (
     AsJson,
     DecoderOptions,
@@ -19,119 +22,126 @@ from tidemill.cli.language_model import (
     Weights,
     opened,
     print_json,
+    read_text,
+    told,
 )
+from tidemill.errors import InputError
 
 if TYPE_CHECKING:
-    from tidemill.models.llama_peer import LlamaPeer
+    from tidemill.bench.claim import Json
+    from tidemill.models.llama_peer import LlamaModel
 
-_PROMPT = "The tide mill turns twice a day, whatever the wind, and grinds what the village brings. "
-_OURS, _PEER = "tidemill", "llama.cpp"
+_SENTENCE = (
+    "The tide mill turns twice a day, whatever the wind, and grinds what the village brings. "
+)
+_PARTS = "decode, streams, prefill, overhead, agreement, perplexity, memory"
 
 
 def bench_llm(  # noqa: PLR0913 - one parameter per option
     model: Model,
     *,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Measure this only; may be repeated. Of {_PARTS}."),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="A UTF-8 file to read; the perplexity needs 8,192 tokens.")
+    ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Decoded in each run.")] = 32,
-    streams: Annotated[int, typer.Option(min=1, max=64, help="Texts side by side.")] = 8,
-    prompt: Annotated[int, typer.Option(min=2, help="Tokens of the prefilled prompt.")] = 512,
-    repeats: Annotated[int, typer.Option(min=5, help="Runs of each side, in turn.")] = 5,
+    repeats: Annotated[int, typer.Option(min=5, help="Runs of each side, in turn.")] = 7,
     threads: Threads = None,
     weights: Weights = None,
     kv: Kv = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Add the figures to this JSON file, in place of older ones."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare decoding of one text, of several at once, and the reading of a prompt.
+    """Hold this decoder to what is promised of it against llama.cpp, on the same file.
 
-    The sides take turns, so that both meet the same machine; ratios count, not rates.
+    Speeds: the sides take turns and do exactly the same, each prompt read outside the timed part
+    of decoding, llama.cpp at the fastest of its settings. Then texts, logits, perplexity, memory.
     """
-    from tidemill.models.llama_peer import LlamaPeer
+    from tidemill.models.llama_peer import LlamaModel as Peer
+    from tidemill.models.llm_bench import Bench, Sizes, checked_parts, measured, parts
 
-    context = prompt + tokens + 16
-    options = DecoderOptions(threads, context, weights, kv)
+    check_writable(save)
+    document = _stored(save)
+    wanted = checked_parts(part or [p for p in parts() if text is not None or p != "perplexity"])
+    sizes = Sizes(repeats=repeats, tokens=tokens)
+    options = DecoderOptions(threads, 1024, weights, kv)
     with (
         opened(model, options, quiet=as_json) as ready,
-        LlamaPeer(
-            ready.file.path,
-            threads=ready.decoder.threads,
-            context=context,
-            sequences=streams,
-        ) as peer,
+        Peer(ready.file.path) as peer,
+        told(f"bench-llm {model}", quiet=as_json) as progress,
     ):
-        bench = _Bench(ready, peer, _prompt_ids(ready, prompt), tokens)
-        found = {
-            "decode": compare(*bench.decode(1), repeats=repeats),
-            f"decode of {streams}": compare(*bench.decode(streams), repeats=repeats),
-            f"prefill of {prompt}": compare(*bench.prefill(), repeats=repeats),
-        }
+        source = read_text(text) if text is not None else _SENTENCE * 60
+        bench = Bench(
+            ready.file,
+            ready.decoder,
+            peer,
+            ready.tokenizer.encode(source, add_special=False),
+            sizes,
+            progress,
+        )
+        name = " ".join([ready.file.name, *_plugs(weights, kv)])
+        about = _about(ready, peer)
+        for each in wanted:  # saved one by one: a later one that fails takes none away
+            found = measured(bench, each, command=shlex.join(["tidemill", *sys.argv[1:]]))
+            document = _merged(document, name, about, found)
+            if save is not None:
+                write_document(save, document)
+            for figure in found.values() if not as_json else ():
+                typer.echo(_line(cast("dict[str, Any]", figure)))
     if as_json:
-        document = {name: each.to_json() for name, each in found.items()}
-        print_json({"model": model, "threads": ready.decoder.threads, "comparisons": document})
-        return
-    for name, each in found.items():
-        typer.echo(_line(name, each))
+        print_json(document)
 
 
-@dataclass(frozen=True, slots=True)
-class _Bench:
-    ready: Opened
-    peer: LlamaPeer
-    ids: list[int]
-    tokens: int
-
-    def decode(self, streams: int) -> tuple[Side, Side]:
-        """Both sides write ``tokens`` to each of ``streams`` texts, after a short prompt."""
-        start = self.ids[:16]
-        work = float(self.tokens * streams)
-        return self._sides(
-            lambda: self._decode_ours(start, streams),
-            lambda: self._decode_peer(start, streams),
-            work,
-        )
-
-    def prefill(self) -> tuple[Side, Side]:
-        """Both sides read the whole prompt."""
-
-        def ours() -> None:
-            decoder = self.ready.decoder
-            decoder.prefill(decoder.sequence(), self.ids)
-
-        return self._sides(ours, lambda: self.peer.prefill(self.ids), float(len(self.ids)))
-
-    def _sides(
-        self, ours: Callable[[], object], peer: Callable[[], object], work: float
-    ) -> tuple[Side, Side]:
-        return (
-            Side(_OURS, ours, work, "tokens/s"),
-            Side(_PEER, peer, work, "tokens/s", prepare=self.peer.clear),
-        )
-
-    def _decode_ours(self, start: list[int], streams: int) -> None:
-        from tidemill.models.native_decoder import Part
-
-        decoder = self.ready.decoder
-        sequences = [decoder.sequence() for _ in range(streams)]
-        nexts = [int(decoder.prefill(sequence, start).argmax()) for sequence in sequences]
-        for _ in range(self.tokens):
-            parts = [
-                Part(sequence, (token,)) for sequence, token in zip(sequences, nexts, strict=True)
-            ]
-            nexts = decoder.step_greedy(parts)
-
-    def _decode_peer(self, start: list[int], streams: int) -> None:
-        nexts = [int(self.peer.prefill(start, stream).argmax()) for stream in range(streams)]
-        for _ in range(self.tokens):
-            nexts = self.peer.step(nexts)
+def _about(ready: Opened, peer: LlamaModel) -> dict[str, Json]:
+    return {
+        "threads": ready.decoder.threads,
+        "peer": f"llama-cpp-python {peer.version}",
+        "peer_system": peer.system_info,
+    }
 
 
-def _prompt_ids(ready: Opened, count: int) -> list[int]:
-    ids = ready.tokenizer.encode(_PROMPT)
-    return (ids * (count // len(ids) + 1))[:count]
+def _plugs(weights: str | None, kv: str | None) -> list[str]:
+    return [f"--{name} {text}" for name, text in (("weights", weights), ("kv", kv)) if text]
 
 
-def _line(name: str, found: Comparison) -> str:
-    ratio = found.ratio(_PEER)
-    return (
-        f"{name:>16}: {found.rate(_OURS).median:8.1f} tokens/s, llama.cpp "
-        f"{found.rate(_PEER).median:8.1f}; {ratio.value:.2f} times as fast "
-        f"({ratio.low:.2f} to {ratio.high:.2f})"
+def _stored(path: Path | None) -> dict[str, Any]:
+    if path is None or not path.exists():
+        return {"models": {}}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        dict(document["models"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--save {path} — holds no figures of bench-llm ({error}); name another file."
+        ) from error
+    return cast("dict[str, Any]", document)
+
+
+def _merged(
+    stored: dict[str, Any], name: str, about: Mapping[str, Json], found: Mapping[str, Json]
+) -> dict[str, Any]:
+    models: dict[str, Any] = stored["models"]
+    figures = {**models.get(name, {}).get("figures", {}), **found}
+    return {**stored, "models": {**models, name: {**about, "figures": figures}}}
+
+
+def _line(figure: Mapping[str, Any]) -> str:
+    from tidemill.bench.wording import word
+    from tidemill.models.llm_bench import shown_value
+
+    found, sign = figure["measurement"], "≥" if figure["direction"] == "at least" else "≤"
+    value = shown_value(found["value"], found["low"], found["high"], figure["unit"])
+    rates = found["detail"]
+    shown = (
+        f" — {rates['tokens_per_s']:.1f} tokens/s, llama.cpp {rates['peer_tokens_per_s']:.1f}"
+        if "peer_tokens_per_s" in rates
+        else ""
     )
+    bound = f"{sign} {figure['target']:g} {figure['unit']}".rstrip()
+    return f"{figure['statement']}: {value} ({bound}: {word(figure['verdict'], 'en')}){shown}"

@@ -20,9 +20,11 @@ from tidemill.cli.language_model import (
     TopP,
     Weights,
     opened,
+    read_text,
 )
 
 if TYPE_CHECKING:
+    from tidemill.models.chat_template import ChatTemplate
     from tidemill.models.sampling import SamplingParams
 
 _HELP = "/clear begins anew, /exit or Ctrl-D leaves, Ctrl-C stops an answer."
@@ -32,6 +34,10 @@ def chat(  # noqa: PLR0913 - one parameter per option
     model: Model,
     *,
     system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A Jinja chat template, in place of the model's own."),
+    ] = None,
     max_tokens: MaxTokens = 512,
     temperature: Temperature = 0.7,
     top_p: TopP = 0.95,
@@ -49,7 +55,7 @@ def chat(  # noqa: PLR0913 - one parameter per option
 
     params = SamplingParams(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
     with opened(model, DecoderOptions(threads, context, weights, kv), quiet=False) as ready:
-        conversation = _Conversation(ready, params, system)
+        conversation = _Conversation(ready, params, system, _template(ready, template))
         _tell(f"{ready.file.name}, {ready.decoder.threads} threads. {_HELP}")
         while (question := _question()) is not None:
             command = question.strip()
@@ -66,13 +72,15 @@ def chat(  # noqa: PLR0913 - one parameter per option
 class _Conversation:
     """Messages so far, and the cache in which they were computed."""
 
-    def __init__(self, ready: Opened, params: SamplingParams, system: str | None) -> None:
-        from tidemill.models.generate import PromptCache
+    def __init__(
+        self, ready: Opened, params: SamplingParams, system: str | None, template: ChatTemplate
+    ) -> None:
+        from tidemill.models.generation import PromptCache
 
         self._ready = ready
         self._params = params
         self._system = system
-        self._template = ready.file.chat_template
+        self._template = template
         self._cache = PromptCache(ready.decoder)
         self.clear()
 
@@ -99,7 +107,7 @@ class _Conversation:
         self._messages.append({"role": "assistant", "content": "".join(answer)})
 
     def _stream(self, answer: list[str]) -> None:
-        from tidemill.models.generate import generate
+        from tidemill.models.generation import generate
 
         text = self._template.render(self._messages).text
         tokenizer = self._ready.tokenizer
@@ -109,6 +117,23 @@ class _Conversation:
             typer.echo(piece.text, nl=False)
             sys.stdout.flush()
         typer.echo("")
+
+
+def _template(ready: Opened, source: str | None) -> ChatTemplate:
+    from tidemill.errors import UnsupportedModel
+    from tidemill.models.chat_template import ChatTemplate
+
+    if source is not None:
+        special = ChatTemplate.special_tokens(ready.file.metadata)
+        return ChatTemplate(read_text(source), special_tokens=special)
+    try:
+        return ready.file.chat_template
+    except UnsupportedModel as error:
+        raise UnsupportedModel(
+            f"{ready.file.name} — says nothing of conversations: it is a base model perhaps. Go on "
+            f'from plain text with `tidemill generate {ready.file.name} "…"`, or give a Jinja chat '
+            "template with --template FILE."
+        ) from error
 
 
 def _question() -> str | None:

@@ -43,8 +43,8 @@ def generate(  # noqa: PLR0913 - one parameter per option
     as_json: AsJson = False,
 ) -> None:
     """Go on from PROMPT, as it stands; `tidemill chat` uses the model's chat template."""
-    from tidemill.models.generate import PromptCache
-    from tidemill.models.generate import generate as run
+    from tidemill.models.generation import PromptCache
+    from tidemill.models.generation import generate as run
     from tidemill.models.sampling import SamplingParams
 
     params = SamplingParams(

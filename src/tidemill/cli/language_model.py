@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tidemill.bench.trial import Progress
 from tidemill.errors import InputError
 
 if TYPE_CHECKING:
+    from tidemill.bench.process import Listener
     from tidemill.models.model_file import ModelFile
     from tidemill.models.native_decoder import NativeDecoder
     from tidemill.models.tokenizer import Tokenizer
@@ -73,6 +75,32 @@ def opened(model: str, options: DecoderOptions, *, quiet: bool) -> Generator[Ope
             kv=options.kv,
         )
         yield Opened(file, decoder, tokenizer)
+
+
+@contextmanager
+def told(title: str, *, quiet: bool) -> Generator[Progress]:
+    """Progress on standard error: a bar on a terminal, a line now and then elsewhere."""
+    from tidemill.cli.live import live_view
+
+    with live_view(title, quiet=quiet) as tell:
+        yield _Told(tell)
+
+
+class _Told(Progress):
+    def __init__(self, tell: Listener) -> None:
+        self._tell = tell
+
+    def stage(self, name: str) -> None:
+        self._tell("stage", {"name": name, "trial": ""})
+
+    def advance(self, done: float, total: float, unit: str = "") -> None:
+        self._tell("progress", {"done": done, "total": total, "unit": unit})
+
+    def metric(self, name: str, value: float, unit: str = "") -> None:
+        self._tell("metric", {"name": name, "value": value, "unit": unit})
+
+    def log(self, text: str) -> None:
+        self._tell("log", {"text": text})
 
 
 def read_text(source: str) -> str:

@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
-from tidemill.errors import ConfigError, OutOfPool, TidemillError
+from tidemill.bench.atomic import check_writable, write_document
+from tidemill.errors import ConfigError, TidemillError
 
 if TYPE_CHECKING:
     from tidemill.bench import Budget, System
@@ -56,7 +56,7 @@ def list_systems(as_json: JsonOption = False) -> None:
             continue
         verdicts = ", ".join(f"{count} {name}" for name, count in row["verdicts"].items())
         needs = escape("\n".join(row["missing"])) or "nothing more"
-        name = f"{row['name']}\narXiv {row['arxiv_id']}"
+        name = f"{row['name']}\n{row['source']}"
         table.add_row(name, escape(in_language(row["summary"])), needs, verdicts)
     Console().print(table)
 
@@ -140,7 +140,7 @@ def claims(
     systems = {s.name: s for s in discover()} if name is None else {name: find(name)}
     todo = {reference: _todo(s, pairs or [], only or []) for reference, s in systems.items()}
     chosen = _budget(budget)
-    _check_folder(save)
+    check_writable(save)
     terms = Terms(threads=threads, ray=ray)
     store = _open_store()
     with cancelled_by_signals(terms.cancel) as signals:
@@ -148,7 +148,7 @@ def claims(
     store.close()
     document = claims_document(found, command=_command(), budget=chosen, only=only)
     if save is not None:
-        _save(save, document)
+        write_document(save, document)
     if as_json:
         _print_json(document)
     else:
@@ -253,6 +253,7 @@ def _listed(name: str, store: Store) -> dict[str, Any]:
         "name": name,
         "error": "",
         "arxiv_id": system.paper.arxiv_id,
+        "source": system.paper.source,
         "title": system.paper.title,
         "summary": {"en": system.summary.en, "zh": system.summary.zh},
         "missing": system.missing(),
@@ -275,26 +276,6 @@ def _print_run(result: SessionResult, budget: Budget) -> None:
 
 def _print_json(document: object) -> None:
     typer.echo(json.dumps(document, indent=2, allow_nan=False))
-
-
-def _check_folder(path: Path | None) -> None:
-    """Find out before measuring for minutes."""
-    if path is not None and not os.access(path.absolute().parent, os.W_OK):
-        raise ConfigError.of("--save", str(path), "in a folder that exists and can be written")
-
-
-def _save(path: Path, document: object) -> None:
-    """Replace the file at once, so that no reader finds half of it."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=path.absolute().parent, delete=False) as file:
-            file.write(text)
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise OutOfPool(
-            f"--save {path} — cannot be written: {error}; the figures are in the store."
-        ) from error
 
 
 def _command() -> str:

@@ -18,6 +18,7 @@ from tidemill.cli.language_model import (
     opened,
     print_json,
     read_text,
+    told,
 )
 
 
@@ -41,12 +42,14 @@ def perplexity(
         tokenizer = ready.tokenizer
         ids = tokenizer.encode(text)[:limit]
         begin = perf_counter()
-        found = measure(
-            ready.decoder,
-            ids,
-            window=window,
-            bos_id=tokenizer.bos_id if tokenizer.add_bos else None,
-        )
+        with told(f"{ready.file.name}, windows of {window}", quiet=as_json) as progress:
+            found = measure(
+                ready.decoder,
+                ids,
+                window=window,
+                bos_id=tokenizer.bos_id if tokenizer.add_bos else None,
+                progress=lambda done, total: progress.advance(done, total, "windows"),
+            )
         elapsed_s = perf_counter() - begin
     if as_json:
         print_json({"model": model, "file": file, **asdict(found), "elapsed_s": elapsed_s})

@@ -93,17 +93,18 @@ def claims_table(
     for claim in shown_claims(result, only):
         outcome, m = _found(result, claim)
         statement = in_language({"en": claim.statement.en, "zh": claim.statement.zh})
+        paper_value = in_language({name: claim.paper_value_in(name) for name in ("en", "zh")})
         name = f"[bold]{claim.id}[/bold]\n{escape(statement)}"
         if m is None:
             reason = _reason(outcome, claim, budget)
-            table.add_row(name, escape(claim.paper_value), escape(reason), "", Status.NOT_RUN, "")
+            table.add_row(name, escape(paper_value), escape(reason), "", Status.NOT_RUN, "")
             continue
         verdict = claim.verdict(m)
         colour = {"yes": "green", "no": "red"}.get(verdict, "yellow")
         target = f"{claim.direction} {figure(claim.target)} {unit_sign(claim.unit)}"
         table.add_row(
             name,
-            escape(claim.paper_value),
+            escape(paper_value),
             escape(with_interval(m.value, m.low, m.high, claim.unit)),
             escape(m.baseline),
             m.status + ("\ndisturbed" if outcome and outcome.disturbed else ""),
@@ -177,7 +178,7 @@ def _claim(result: SessionResult, claim: Claim, budget: Budget) -> dict[str, Jso
         "id": claim.id,
         "quote": claim.quote,
         "statement": {"en": claim.statement.en, "zh": claim.statement.zh},
-        "paper_value": claim.paper_value,
+        "paper_value": claim.paper_value_json,
         "unit": claim.unit,
         "direction": str(claim.direction),
         "target": claim.target,

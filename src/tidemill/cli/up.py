@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from tidemill.bench.queue import RunQueue
     from tidemill.bench.store import Store
 
+_AUTH = (
+    "Token that every request must carry. Every user sees it in the list of processes: prefer "
+    "--auth-file or the variable TIDEMILL_AUTH."
+)
 _LOOK_S = 0.5
 _END_S = 30.0  # more than the queue waits before it kills a session
 _LAST_WORD_S = 3.0  # a process that is gone leaves its row to the queue, which looks twice a second
@@ -27,7 +32,8 @@ def up(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8321,
     db: Annotated[str | None, typer.Option(help="Database URL instead of TIDEMILL_DB.")] = None,
     read_only: Annotated[bool, typer.Option(help="Show everything, start no runs.")] = False,
-    auth: Annotated[str | None, typer.Option(help="Token that every request must carry.")] = None,
+    auth: Annotated[str | None, typer.Option(help=_AUTH)] = None,
+    auth_file: Annotated[Path | None, typer.Option(help="File whose first line is it.")] = None,
     measure: Annotated[bool, typer.Option(help="Measure quick claims not measured yet.")] = True,
 ) -> None:
     """Serve the digest's site; Ctrl-C ends it.
@@ -38,9 +44,10 @@ def up(
     from tidemill.bench.queue import RunQueue, runs_directory
     from tidemill.bench.store import Store
     from tidemill.feed.library import Library
-    from tidemill.web import check_bind, create_app, serve
+    from tidemill.web import access_token, check_bind, create_app, serve
 
-    check_bind(host, read_only, auth)
+    token = access_token(auth, auth_file)
+    check_bind(host, read_only, token)
     store = Store(db)
     try:
         store.migrate()
@@ -49,7 +56,7 @@ def up(
         library.import_shipped()
         queue = RunQueue(store, runs_directory())
         measuring = _Measuring(queue, store) if measure and not read_only else None
-        app = create_app(store, library, queue, read_only=read_only, auth=auth)
+        app = create_app(store, library, queue, read_only=read_only, auth=token)
 
         def ready(url: str) -> None:
             typer.echo(f"tidemill: the digest is at {url} — Ctrl-C ends it", err=True)

@@ -8,15 +8,16 @@ from datetime import date, datetime
 
 from tidemill.feed.calendar import announcement_day, parse_date, parse_moment
 from tidemill.feed.entry import Refusal
-from tidemill.feed.identity import arxiv_id, normal_title
+from tidemill.feed.identity import DOI, arxiv_id, normal_title
 from tidemill.feed.raw import Certainty, RawEntry
 from tidemill.feed.text import clean, decode_accents
 
 SHORTEST_ABSTRACT = 40
 LONGEST_ABSTRACT = 20_000
 LONGEST_TITLE = 1_000
+LONGEST_ORIGIN = 80
 
-_DOI = re.compile(r"(?:https?://(?:dx\.)?doi\.org/|doi:\s*)?(10\.\d{4,9}/\S+)", re.IGNORECASE)
+_DOI = re.compile(rf"(?:https?://(?:dx\.)?doi\.org/|doi:\s*)?({DOI.pattern})", re.IGNORECASE)
 _ADDRESS = re.compile(r"https?://[^\s<>\"'\\^`{|}]{1,2000}")
 _AUTHORS = re.compile(r"\s*;\s*|\s*,\s*(?:and\s+)?|\s+and\s+")
 _AFFILIATION = re.compile(r"\([^()]*\)")
@@ -36,6 +37,7 @@ class Draft:
         about: A date known to the month only, or not that of the first announcement.
         identifiers: Ids and addresses of the paper itself, in which an arXiv id may be.
         links: Further addresses.
+        origin: Who announced it: a name, or an arXiv id.
     """
 
     line: int
@@ -54,6 +56,7 @@ class Draft:
     comment: str = ""
     license: str = ""
     links: list[str] = field(default_factory=list[str])
+    origin: str = ""
     announce_type: str = ""
     category: str = ""
     why: str = ""
@@ -88,6 +91,9 @@ class Draft:
             comment=clean(self.comment) or None,
             license=clean(self.license) or None,
             links=self._further(),
+            origin="arXiv"
+            if arxiv_id(self.origin)
+            else clean(self.origin)[:LONGEST_ORIGIN] or None,
             announce_type=clean(self.announce_type) or None,
             category=clean(self.category) or None,
             why=clean(self.why),

@@ -84,6 +84,8 @@ class Entry:
         subjects: arXiv's own categories, the primary one first.
         categories: The digest's categories, each with why.
         arxiv_id: Without version.
+        origin: Where it was announced, as its date line begins: "arXiv", a journal, else
+            the host of its address; "" if no source said.
         system: Name of the installed system that builds this paper.
     """
 
@@ -109,6 +111,7 @@ class Entry:
     journal_ref: str | None = None
     comment: str | None = None
     license: str | None = None
+    origin: str = ""
     system: str | None = None
 
 

@@ -24,6 +24,8 @@ _SPELLINGS = re.compile(
 _CONTENT = (
     "title", "abstract", "authors", "subjects", "doi", "journal_ref", "comment", "license", "links",
 )  # fmt: skip
+DOI = re.compile(r"10\.\d{4,9}/[^\s\\{}\"`^|\x00-\x20\x7f]{1,300}")
+"""A DOI; registrants may use more signs, but none does use those that a bibliography trips over."""
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)")
 
 
@@ -49,6 +51,11 @@ def normal_title(title: str) -> str:
 def title_key(title: str) -> str:
     """SHA-1 of the normal title in hex: equal for equal papers; 40 characters."""
     return hashlib.sha1(normal_title(title).encode(), usedforsecurity=False).hexdigest()
+
+
+def id_of(number: str | None, title: str) -> str:
+    """Identity of a paper: its arXiv id without version, else its normal title."""
+    return f"arxiv:{number}" if number else f"title:{title_key(title)}"
 
 
 def slug_of(paper_id: str) -> str:

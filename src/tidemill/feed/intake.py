@@ -20,7 +20,7 @@ from tidemill.feed.raw import RawEntry
 from tidemill.feed.tables import paper, paper_category, paper_version, sighting
 from tidemill.feed.text import language
 
-_FIELDS = ("authors", "subjects", "doi", "journal_ref", "comment", "license")
+_FIELDS = ("authors", "subjects", "doi", "journal_ref", "comment", "license", "origin")
 _NEVER = datetime(1, 1, 1, tzinfo=UTC)
 
 Row = dict[str, Any]

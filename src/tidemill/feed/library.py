@@ -27,7 +27,7 @@ from tidemill.feed.entry import (
     Refusal,
     Version,
 )
-from tidemill.feed.identity import arxiv_id
+from tidemill.feed.identity import arxiv_id, id_of
 from tidemill.feed.intake import Intake, Outcome
 from tidemill.feed.query import parse_query
 from tidemill.feed.raw import RawEntry, Source
@@ -245,9 +245,11 @@ class Library:
 
     @cached_property
     def _built(self) -> dict[str, str]:
-        """Name of the installed system by arXiv id."""
-        found = ((arxiv_id(system.paper.arxiv_id), system.name) for system in self._systems())
-        return {number[0]: name for number, name in found if number}
+        """Name of the installed system by the identity of its paper."""
+        return {
+            id_of(system.paper.arxiv_id, system.paper.title): system.name
+            for system in self._systems()
+        }
 
 
 class _List(Protocol):

@@ -1,9 +1,7 @@
-"""Feeds and citations out, as pure functions of a page or an entry."""
+"""Feeds and JSON out, as pure functions of a page or an entry; citations: `citations`."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,18 +10,10 @@ from datetime import UTC, datetime, time
 from tidemill import __version__
 from tidemill.bench.claim import Json
 from tidemill.feed.entry import Entry, Page
-from tidemill.feed.spans import Address, Math, Prose, Span, spans
-from tidemill.feed.text import plain_latex
 
 _ATOM = "http://www.w3.org/2005/Atom"
 _BEFORE_ALL = datetime(2026, 1, 1, tzinfo=UTC)
 """When a list without entries last changed."""
-
-_TEX_SPECIAL = {
-    "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-}  # fmt: skip
-_KEY = re.compile(r"[A-Za-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +116,7 @@ def entry_json(entry: Entry) -> dict[str, Json]:
         "categories": [
             {
                 "slug": placing.category.slug,
-                "name_zh": placing.category.name_zh,
-                "name_en": placing.category.name_en,
+                "name": {"en": placing.category.name_en, "zh": placing.category.name_zh},
                 "why": placing.why,
             }
             for placing in entry.categories
@@ -137,49 +126,9 @@ def entry_json(entry: Entry) -> dict[str, Json]:
         "journal_ref": entry.journal_ref,
         "comment": entry.comment,
         "license": entry.license,
+        "origin": entry.origin,
         "system": entry.system,
     }
-
-
-def bibtex(entry: Entry) -> str:
-    """The entry as BibTeX."""
-    fields = {
-        "title": f"{{{_tex(entry.title)}}}",
-        "author": " and ".join(map(_tex, entry.authors)),
-        "year": f"{entry.announced:%Y}",
-        "month": entry.announced.strftime("%m").lstrip("0"),
-        "day": entry.announced.strftime("%d").lstrip("0"),
-        "eprint": entry.arxiv_id or "",
-        "archivePrefix": "arXiv" if entry.arxiv_id else "",
-        "primaryClass": entry.subjects[0] if entry.arxiv_id and entry.subjects else "",
-        "journal": _tex(entry.journal_ref or ""),
-        "doi": entry.doi or "",
-        "url": entry.links[0].url if entry.links else "",
-        "note": _tex(entry.comment or ""),
-        "abstract": _tex(entry.abstract),
-    }
-    kind = "article" if entry.journal_ref else "misc"
-    lines = [f"  {name} = {{{value}}},\n" for name, value in fields.items() if value]
-    return f"@{kind}{{{_cite_key(entry)},\n{''.join(lines)}}}\n"
-
-
-def ris(entry: Entry) -> str:
-    """The entry as RIS."""
-    lines = [
-        ("TY", "JOUR" if entry.journal_ref else "UNPB"),
-        ("TI", entry.title),
-        *(("AU", _family_first(name)) for name in entry.authors),
-        ("AB", entry.abstract),
-        ("PY", f"{entry.announced:%Y}"),
-        ("DA", f"{entry.announced:%Y/%m/%d}"),
-        ("T2", entry.journal_ref or ""),
-        ("DO", entry.doi or ""),
-        ("AN", f"arXiv:{entry.arxiv_id}" if entry.arxiv_id else ""),
-        *(("UR", link.url) for link in entry.links),
-        *(("KW", subject) for subject in entry.subjects),
-        ("N1", entry.comment or ""),
-    ]
-    return "".join(f"{tag}  - {value}\r\n" for tag, value in lines if value) + "ER  - \r\n"
 
 
 def _add(parent: ET.Element, tag: str, text: str | None = None, **attributes: str) -> ET.Element:
@@ -198,44 +147,3 @@ def _moment(moment: datetime) -> str:
 
 def _midnight(entry: Entry) -> datetime:
     return datetime.combine(entry.announced, time(), UTC)
-
-
-def _tex(text: str) -> str:
-    return "".join(map(_tex_part, spans(text)))
-
-
-def _tex_part(part: Span) -> str:
-    if isinstance(part, Math) and _is_balanced(part.tex):
-        return f"${part.tex}$"
-    if isinstance(part, Address) and _is_balanced(part.url):
-        return rf"\url{{{part.url}}}"
-    if isinstance(part, Math):
-        text = part.tex
-    else:
-        text = plain_latex(part.text if isinstance(part, Prose) else part.label)
-    return "".join(_TEX_SPECIAL.get(sign, sign) for sign in text)
-
-
-def _is_balanced(text: str) -> bool:
-    depth = 0
-    for sign in text:
-        depth += {"{": 1, "}": -1}.get(sign, 0)
-        if depth < 0:
-            return False
-    return depth == 0
-
-
-def _family_first(name: str) -> str:
-    given, _, last = name.rpartition(" ")
-    return f"{last}, {given}" if given else name
-
-
-def _cite_key(entry: Entry) -> str:
-    """``lovelace2026engine``: ASCII, so that every BibTeX can read it."""
-    last = entry.authors[0].rpartition(" ")[2] if entry.authors else ""
-    words = [
-        "".join(_KEY.findall(unicodedata.normalize("NFKD", word))).lower()
-        for word in (last, *entry.title.split())
-    ]
-    title = next((word for word in words[1:] if len(word) > 3), "")
-    return f"{words[0] or 'paper'}{entry.announced:%Y}{title}"

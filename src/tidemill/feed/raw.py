@@ -11,7 +11,7 @@ from typing import Protocol
 
 from tidemill.bench.settings import dumps
 from tidemill.feed.entry import Refusal
-from tidemill.feed.identity import title_key
+from tidemill.feed.identity import id_of
 
 
 class Certainty(IntEnum):
@@ -34,6 +34,7 @@ class RawEntry:
         announced: The day of its announcement.
         certainty: How well that day is known.
         revised: When the source says that the paper last changed.
+        origin: Who announced it, as a page's dated line says: "arXiv", "Nature".
         announce_type: "new", "cross", "replace" or "replace-cross" if arXiv said so.
         category: The digest's category under which the source lists it.
         why: The page that does.
@@ -55,6 +56,7 @@ class RawEntry:
     comment: str | None = None
     license: str | None = None
     links: tuple[str, ...] = ()
+    origin: str | None = None
     announce_type: str | None = None
     category: str | None = None
     why: str = ""
@@ -62,7 +64,7 @@ class RawEntry:
     @property
     def id(self) -> str:
         """Identity: the arXiv id without version, else the normal title."""
-        return f"arxiv:{self.arxiv_id}" if self.arxiv_id else f"title:{title_key(self.title)}"
+        return id_of(self.arxiv_id, self.title)
 
     def to_json(self) -> dict[str, object]:
         """What is known, without the line, in the form that the JSON lines importer reads."""

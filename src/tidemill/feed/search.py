@@ -33,7 +33,7 @@ class Search:
     Args:
         connection: For reading.
         query: What was understood of what the user typed.
-        systems: Name of the installed system by arXiv id.
+        systems: Name of the installed system by the identity of its paper.
         claims: Tells for ``claim:WORD`` the names of the systems of which it is true.
     """
 
@@ -108,7 +108,7 @@ class Search:
         return None if names is None else self._built(names)
 
     def _built(self, names: Collection[str]) -> sa.SelectBase:
-        ids = [f"arxiv:{number}" for number, name in self._systems.items() if name in names]
+        ids = [paper_id for paper_id, name in self._systems.items() if name in names]
         return sa.select(paper.c.key).where(paper.c.id.in_(ids))
 
     def _in_category(self, wanted: str) -> sa.SelectBase:

@@ -14,6 +14,7 @@ from tidemill.feed.identity import arxiv_id
 from tidemill.feed.spans import Address, spans
 from tidemill.feed.tables import category, paper, paper_category
 
+_LONGEST_LABEL = 60
 _SAME = (
     "id", "slug", "tag", "title", "title_html", "abstract", "abstract_html", "announced", "updated",
     "lang", "submitted", "version", "doi", "journal_ref", "comment", "license",
@@ -102,7 +103,7 @@ def entries(
     Args:
         connection: For reading.
         keys: Of papers.
-        systems: Name of the installed system by arXiv id.
+        systems: Name of the installed system by the identity of its paper.
         snippets: What a search found, by key.
     """
     placings: dict[int, list[Placing]] = defaultdict(list)
@@ -140,7 +141,8 @@ def _entry(
         categories=tuple(placings),
         links=_links(row, number),
         arxiv_id=number,
-        system=systems.get(number or ""),
+        origin=_origin(row, number),
+        system=systems.get(row["id"]),
     )
 
 
@@ -152,12 +154,29 @@ def _links(row: sa.RowMapping, number: str | None) -> tuple[Link, ...]:
     if row["doi"]:
         links.append(Link("DOI", f"https://doi.org/{quote(row['doi'], safe='/:;()')}"))
     in_abstract = [part.url for part in spans(row["abstract"]) if isinstance(part, Address)]
-    links += [Link(_host(url), url) for url in dict.fromkeys([*row["links"], *in_abstract])]
+    links += [
+        Link(_host(url) or url[:_LONGEST_LABEL], url)
+        for url in dict.fromkeys([*row["links"], *in_abstract])
+    ]
     return tuple(links)
 
 
+def _origin(row: sa.RowMapping, number: str | None) -> str:
+    """Where the paper was announced; an address in its abstract says nothing about that."""
+    if number is not None:
+        return "arXiv"
+    journal = row["journal_ref"] or ""
+    if said := row["origin"] or (journal if len(journal) <= _LONGEST_LABEL else ""):
+        return said
+    if row["doi"]:
+        return "DOI"
+    return next((host for url in row["links"] if (host := _host(url))), "")
+
+
 def _host(url: str) -> str:
+    """Of an address that was written by others; "" if it has none."""
     try:
-        return (urlsplit(url).hostname or url).removeprefix("www.")
+        host = urlsplit(url).hostname or ""
     except ValueError:  # "https://[" passes for an address until it is taken apart
-        return url
+        return ""
+    return host.removeprefix("www.")[:_LONGEST_LABEL]

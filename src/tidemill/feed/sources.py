@@ -66,7 +66,7 @@ class FirstPage:
 
 @dataclass(frozen=True, slots=True)
 class SystemPapers:
-    """The papers of the installed systems, which know their arXiv ids."""
+    """The papers of the installed systems, which know their arXiv ids, if there are any."""
 
     systems: Callable[[], Iterable[System]]
     name: str = "systems"
@@ -81,5 +81,5 @@ class SystemPapers:
                 title=paper.title,
                 abstract=paper.abstract,
                 announced=paper.announced.isoformat(),
-                identifiers=[paper.arxiv_id],
+                identifiers=[paper.arxiv_id] if paper.arxiv_id else [],
             ).checked()

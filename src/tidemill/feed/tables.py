@@ -71,6 +71,7 @@ paper = Table(
     Column("journal_ref", Text),
     Column("comment", Text),
     Column("license", Text),
+    Column("origin", Text),  # who announced it, as a page of a digest says
     Column("content_hash", String(64), nullable=False),
     Column("first_seen", UtcDateTime, nullable=False),
     Index("ix_paper_title_key", "title_key"),

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "pool.hpp"
@@ -14,6 +15,17 @@ namespace tidemill::models {
 
 constexpr size_t kBlock = 32;   // inputs that share a scale
 constexpr size_t kChunk = 128;  // columns (tokens) that lie together, so that a chunk stays in L2
+
+// An input of more than this many times its token's rms is kept as a float, beside the codes. So
+// the error of the codes is at most kTowering^2 / (12 * 127^2) of the token's energy, however far a
+// few inputs tower over the others.
+constexpr float kTowering = 3.0f;
+
+struct Tower {
+  float value;
+  uint16_t token;  // in its chunk
+  uint8_t column;  // in its block
+};
 
 // Of one block of one token: x ~ scale * code.
 struct BlockInfo {
@@ -49,8 +61,25 @@ class Activations {
   }
   const BlockInfo* infos(size_t chunk) const { return infos_.data() + chunk * kChunk * blocks_; }
 
+  // What is kept as floats in a block of a chunk, by token, then column.
+  std::span<const Tower> towers(size_t chunk, size_t block) const {
+    const Chunk& list = lists_[chunk];
+    return {list.towers.data() + list.ends[block], list.towers.data() + list.ends[block + 1]};
+  }
+
  private:
+  struct Found {
+    uint32_t block;
+    uint8_t column;
+    float value;
+  };
+  struct Chunk {
+    std::vector<Tower> towers;
+    std::vector<uint32_t> ends;  // of the block before; one more than there are blocks
+  };
+
   bool quantise_token(size_t token);
+  void list_towers(size_t chunk);
 
   const float* x_ = nullptr;
   size_t ldx_ = 0, tokens_ = 0, cols_ = 0, blocks_ = 0;
@@ -58,6 +87,8 @@ class Activations {
   bool finite_ = true;
   std::vector<int8_t> codes_;
   std::vector<BlockInfo> infos_;
+  std::vector<std::vector<Found>> found_;  // of each token
+  std::vector<Chunk> lists_;
 };
 
 }  // namespace tidemill::models

@@ -90,14 +90,18 @@ class ChatTemplate:
             )
         if not isinstance(source, str):
             raise CorruptFile(f"{key} — is no text; pull or convert the model again.")
+        return cls(source, special_tokens=cls.special_tokens(metadata))
+
+    @staticmethod
+    def special_tokens(metadata: Mapping[str, object]) -> dict[str, str]:
+        """The texts that templates may use, as a GGUF file's vocabulary has them."""
         vocabulary = Vocabulary.from_gguf(metadata)
         names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-        special = {
+        return {
             f"{short}_token": vocabulary.texts[token_id]
             for short, long in names.items()
             if (token_id := vocabulary.token_id(f"{long}_token_id")) is not None
         }
-        return cls(source, special_tokens=special)
 
     def render(
         self,

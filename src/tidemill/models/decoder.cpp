@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -213,6 +214,7 @@ void Decoder::step(std::span<const Slice> slices, float* logits, Pool& pool) {
   Hold hold(slices);
   check(slices);
   const std::lock_guard lock(turn_);
+  const auto begin = std::chrono::steady_clock::now();
   for (const Slice& slice : slices) slice.cache->reserve(slice.count);
   buffers_->resize(shape_, total_tokens(slices), table_owner_.size());
   embed(slices, pool);
@@ -222,6 +224,8 @@ void Decoder::step(std::span<const Slice> slices, float* logits, Pool& pool) {
   }
   write_logits(slices, logits, pool);
   hold.keep();
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+  seconds_ = seconds_ + took.count();
 }
 
 void Decoder::embed(std::span<const Slice> slices, Pool& pool) {

@@ -1,6 +1,7 @@
 // A whole decoder in one call: tokens of any number of sequences in, logits out.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -47,7 +48,8 @@ class Decoder {
 
   const DecoderShape& shape() const { return shape_; }
   KVShape kv_shape() const { return {layers_.size(), shape_.kv_heads, shape_.head_dim}; }
-  size_t bytes() const;  // of weights that a step of one token reads
+  size_t bytes() const;                        // of weights that a step of one token reads
+  double seconds() const { return seconds_; }  // spent in steps so far, waiting not counted
 
   // Writes the wanted rows, vocab floats each, in the order of the slices. Throws InputError or
   // OutOfPool, and then no cache has changed. Calls take turns; a cache that another call holds is
@@ -74,6 +76,7 @@ class Decoder {
   std::shared_ptr<Linear> embedding_, head_;
   std::vector<float> output_norm_;
   std::mutex turn_;
+  std::atomic<double> seconds_{0};
   std::shared_ptr<Buffers> buffers_;
 };
 

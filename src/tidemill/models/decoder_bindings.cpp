@@ -11,6 +11,7 @@
 #include "decoder.hpp"
 #include "elementwise.hpp"
 #include "paged_kv.hpp"
+#include "recording_kv.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -164,6 +165,26 @@ void bind_cache(nb::module_& m) {
       "arena"_a, "A new, empty sequence whose pages come from `arena`.");
 }
 
+nb::ndarray<nb::numpy, float, nb::ndim<1>> copied(const std::vector<float>& list) {
+  auto* const memory = new float[list.empty() ? 1 : list.size()];
+  const nb::capsule owner(memory, [](void* at) noexcept { delete[] static_cast<float*>(at); });
+  std::copy(list.begin(), list.end(), memory);
+  return {memory, {list.size()}, owner};
+}
+
+void bind_recording(nb::module_& m) {
+  using Seen = RecordingKV::Seen;
+  const auto part = [](std::vector<float> Seen::* which) {
+    return
+        [which](const RecordingKV& self, size_t layer) { return copied(self.seen(layer).*which); };
+  };
+  nb::class_<RecordingKV, KVCache>(m, "RecordingKV", "Keeps what another cache is given.")
+      .def(nb::init<std::shared_ptr<KVCache>>(), "inner"_a)
+      .def("queries", part(&Seen::queries), "layer"_a)
+      .def("keys", part(&Seen::keys), "layer"_a)
+      .def("values", part(&Seen::values), "layer"_a);
+}
+
 void raise(const char* name, const char* text) {
   const nb::object type = nb::module_::import_("tidemill.errors").attr(name);
   PyErr_SetString(type.ptr(), text);
@@ -184,11 +205,13 @@ void bind_decoder(nb::module_& m) {
   bind_shape(m);
   bind_layer(m);
   bind_cache(m);
+  bind_recording(m);
   nb::class_<Decoder>(m, "Decoder", "A whole decoder; steps of several threads take turns.")
       .def(nb::init<DecoderShape, std::vector<Layer>, std::shared_ptr<Linear>,
                     std::shared_ptr<Linear>, std::vector<float>>(),
            "shape"_a, "layers"_a, "embedding"_a, "output"_a, "output_norm"_a)
       .def_prop_ro("bytes", &Decoder::bytes, "Bytes of weights that a step of one token reads.")
+      .def_prop_ro("seconds", &Decoder::seconds, "Spent in steps so far, waiting not counted.")
       .def("step", &step, "caches"_a, "ids"_a, "counts"_a, "wanted"_a, "pool"_a,
            "Logits (sum of wanted, vocab) after the last `wanted[i]` of `counts[i]` ids each.")
       .def("step_greedy", &step_greedy, "caches"_a, "ids"_a, "counts"_a, "wanted"_a, "pool"_a,

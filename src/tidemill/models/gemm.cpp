@@ -18,11 +18,13 @@ inline void prefetch(const uint8_t* block) {
     __builtin_prefetch(block + kPrefetch + line, 0, 2);
 }
 
-// Some tokens of one chunk.
+// The tokens of one chunk.
 struct Columns {
+  const Activations& x;
+  size_t chunk;
   const int8_t* codes;
   const BlockInfo* infos;
-  size_t width;  // tokens of the chunk: the stride from block to block
+  size_t width;  // tokens: the stride from block to block
 };
 
 void store_rows(float* y, size_t rows, const Sums& sums) {
@@ -32,24 +34,33 @@ void store_rows(float* y, size_t rows, const Sums& sums) {
   std::copy_n(all, rows, y);
 }
 
+// Calls fn(block, index) for each block of a row group in order.
+template <class F, class Fn>
+inline void each_block(const uint8_t* group, size_t blocks, Fn&& fn) {
+  for (size_t first = 0; first < blocks; first += F::kSuperBlocks, group += F::kSuperBytes)
+    for (size_t b = 0; b < F::kSuperBlocks; ++b) {
+      const uint8_t* const at = group + F::kHeaderBytes + b * F::kBlockBytes;
+      prefetch<F>(at);
+      fn(Block<F>(group, at), first + b);
+    }
+}
+
 // Up to four tokens, their sums in registers.
 template <class F, size_t kTokens>
 void multiply_few(const uint8_t* group, size_t blocks, const Columns& x, size_t rows, float* y,
                   size_t ldy) {
   Sums sums[kTokens];
   for (Sums& sum : sums) sum = zero_sums();
-  const int8_t* codes = x.codes;
-  const BlockInfo* infos = x.infos;
-  for (size_t first = 0; first < blocks; first += F::kSuperBlocks, group += F::kSuperBytes)
-    for (size_t b = 0; b < F::kSuperBlocks; ++b) {
-      const uint8_t* const at = group + F::kHeaderBytes + b * F::kBlockBytes;
-      prefetch<F>(at);
-      const Block<F> block(group, at);
-      for (size_t t = 0; t < kTokens; ++t)
-        sums[t] = block.add(sums[t], codes + t * kBlock, infos[t]);
-      codes += x.width * kBlock;
-      infos += x.width;
+  each_block<F>(group, blocks, [&](const Block<F>& block, size_t index) {
+    const size_t at = index * kTokens;
+    for (size_t t = 0; t < kTokens; ++t)
+      sums[t] = block.add(sums[t], x.codes + (at + t) * kBlock, x.infos[at + t]);
+    for (const Tower& tower : x.x.towers(x.chunk, index)) {
+      const Sums weights = block.column(tower.column);
+      for (size_t t = 0; t < kTokens; ++t)  // no index but a constant: sums stay in registers
+        if (tower.token == t) sums[t] = add_product(sums[t], weights, tower.value);
     }
+  });
   for (size_t t = 0; t < kTokens; ++t) store_rows(y + t * ldy, rows, sums[t]);
 }
 
@@ -59,18 +70,13 @@ void multiply_many(const uint8_t* group, size_t blocks, const Columns& x, size_t
                    size_t ldy) {
   Sums sums[kChunk];
   std::fill_n(sums, x.width, zero_sums());
-  const int8_t* codes = x.codes;
-  const BlockInfo* infos = x.infos;
-  for (size_t first = 0; first < blocks; first += F::kSuperBlocks, group += F::kSuperBytes)
-    for (size_t b = 0; b < F::kSuperBlocks; ++b) {
-      const uint8_t* const at = group + F::kHeaderBytes + b * F::kBlockBytes;
-      prefetch<F>(at);
-      const Block<F> block(group, at);
-      for (size_t t = 0; t < x.width; ++t)
-        sums[t] = block.add(sums[t], codes + t * kBlock, infos[t]);
-      codes += x.width * kBlock;
-      infos += x.width;
-    }
+  each_block<F>(group, blocks, [&](const Block<F>& block, size_t index) {
+    const size_t at = index * x.width;
+    for (size_t t = 0; t < x.width; ++t)
+      sums[t] = block.add(sums[t], x.codes + (at + t) * kBlock, x.infos[at + t]);
+    for (const Tower& tower : x.x.towers(x.chunk, index))
+      sums[tower.token] = add_product(sums[tower.token], block.column(tower.column), tower.value);
+  });
   for (size_t t = 0; t < x.width; ++t) store_rows(y + t * ldy, rows, sums[t]);
 }
 
@@ -98,7 +104,7 @@ void multiply_groups(const uint8_t* weights, size_t groups, size_t rows, const A
                      float* y, size_t ldy) {
   const size_t blocks = x.blocks(), group_bytes = blocks / F::kSuperBlocks * F::kSuperBytes;
   for (size_t chunk = 0; chunk < x.chunks(); ++chunk) {
-    const Columns columns{x.codes(chunk), x.infos(chunk), x.chunk_tokens(chunk)};
+    const Columns columns{x, chunk, x.codes(chunk), x.infos(chunk), x.chunk_tokens(chunk)};
     float* const out = y + chunk * kChunk * ldy;
     for (size_t group = 0; group < groups; ++group) {
       const size_t row = group * kRows;

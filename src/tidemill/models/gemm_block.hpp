@@ -26,6 +26,10 @@ using Sums = __m256;
 inline Sums zero_sums() { return _mm256_setzero_ps(); }
 inline void store_sums(float* out, Sums sums) { _mm256_storeu_ps(out, sums); }
 
+inline Sums add_product(Sums sums, Sums weights, float x) {
+  return _mm256_fmadd_ps(weights, _mm256_set1_ps(x), sums);
+}
+
 inline __m256i load_vector(const uint8_t* at) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
 }
@@ -99,8 +103,8 @@ inline __m256i dot_half(const __m256i (&codes)[kGroups], const int8_t* x, int fr
 template <class F>
 class Block {
  public:
-  Block(const uint8_t* header, const uint8_t* block) {
-    load_codes<F::kBits>(block + F::kScaleBytes, codes_);
+  Block(const uint8_t* header, const uint8_t* block) : packed_(block + F::kScaleBytes) {
+    load_codes<F::kBits>(packed_, codes_);
     scale_ = load_halves(F::kIsSuper ? header : block);
     if constexpr (F::kScaling == Scaling::kScaleMin) other_ = load_halves(block + 16);
     if constexpr (F::kScaling == Scaling::kSuperMin) {
@@ -131,7 +135,44 @@ class Block {
     return sums;
   }
 
+  // The weights of one column.
+  Sums column(size_t column) const {
+    const __m256 code =
+        _mm256_cvtepi32_ps(_mm256_sub_epi32(code_of(column), _mm256_set1_epi32(F::kOffset)));
+    if constexpr (F::kScaling == Scaling::kScaleMin || F::kScaling == Scaling::kSuperMin)
+      return _mm256_fmadd_ps(code, scale_, other_);
+    if constexpr (F::kScaling == Scaling::kSuperHalf)
+      return _mm256_mul_ps(code, column < 16 ? scale_ : other_);
+    return _mm256_mul_ps(code, scale_);
+  }
+
  private:
+  // From memory: no register can be picked by a number.
+  __m256i code_of(size_t column) const {
+    const int group = static_cast<int>(column / 4), place = static_cast<int>(column % 4) * 8;
+    const auto shifted = [](__m256i lanes, int bits) {
+      return _mm256_srl_epi32(lanes, _mm_cvtsi32_si128(bits));
+    };
+    if constexpr (F::kBits == 8) {
+      const __m256i lanes = load_vector(packed_ + group * kVector);
+      return _mm256_srai_epi32(_mm256_sll_epi32(lanes, _mm_cvtsi32_si128(24 - place)), 24);
+    }
+    __m256i code =
+        _mm256_and_si256(shifted(load_vector(packed_ + group % 4 * kVector), place + group / 4 * 4),
+                         _mm256_set1_epi32(15));
+    if constexpr (F::kBits == 5) {
+      const __m256i bit = shifted(load_vector(packed_ + 4 * kVector), place + group);
+      code =
+          _mm256_or_si256(code, _mm256_slli_epi32(_mm256_and_si256(bit, _mm256_set1_epi32(1)), 4));
+    }
+    if constexpr (F::kBits == 6) {
+      const __m256i bits =
+          shifted(load_vector(packed_ + (4 + group / 4) * kVector), place + group % 4 * 2);
+      code =
+          _mm256_or_si256(code, _mm256_slli_epi32(_mm256_and_si256(bits, _mm256_set1_epi32(3)), 4));
+    }
+    return code;
+  }
   template <class Signed>
   static __m256 bytes(const uint8_t* at, Signed) {
     const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(at));
@@ -145,6 +186,7 @@ class Block {
         dot, _mm256_slli_epi32(_mm256_set1_epi32(sum), std::countr_zero(unsigned{F::kOffset})));
   }
 
+  const uint8_t* packed_;
   __m256i codes_[kGroups];
   __m256 scale_, other_;  // other: the minimum, or the second half's scale
 };
@@ -158,6 +200,11 @@ struct Sums {
 inline Sums zero_sums() { return {}; }
 inline void store_sums(float* out, const Sums& sums) {
   std::memcpy(out, sums.row, sizeof sums.row);
+}
+inline Sums add_product(Sums sums, const Sums& weights, float x) {
+  for (size_t row = 0; row < kRows; ++row)
+    sums.row[row] = std::fma(weights.row[row], x, sums.row[row]);
+  return sums;
 }
 
 template <class F>
@@ -185,6 +232,19 @@ class Block {
         sum = std::fma(open_.min[row], info.scaled_sum, sum);
     }
     return sums;
+  }
+
+  Sums column(size_t column) const {
+    Sums weights;
+    for (size_t row = 0; row < kRows; ++row) {
+      const auto value =
+          static_cast<float>(code(open_.codes[column / 4][row * 4 + column % 4]) - F::kOffset);
+      const float scale = open_.scale[column / 16][row];
+      weights.row[row] = value * scale;
+      if constexpr (F::kScaling == Scaling::kScaleMin || F::kScaling == Scaling::kSuperMin)
+        weights.row[row] = std::fma(value, scale, open_.min[row]);
+    }
+    return weights;
   }
 
  private:

@@ -1,4 +1,7 @@
-"""What a loaded transformers model says of its RoPE and windows, and a fingerprint of its keys."""
+"""RoPE in split halves; what a loaded transformers model says of it and of its windows.
+
+Also a fingerprint of a model's keys.
+"""
 
 # torch and transformers leave parts of their interfaces untyped
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -21,6 +24,28 @@ if TYPE_CHECKING:
 SPLIT_HALVES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gemma3")
 """Model types whose RoPE turns dims i and i + d/2 together, all of them."""
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
+
+
+def rotate(
+    x: NDArray[np.float32],
+    frequencies: NDArray[np.float64],
+    positions: NDArray[np.int64],
+    *,
+    sign: int = 1,
+) -> NDArray[np.float32]:
+    """RoPE, split halves: turn each block of ``x`` (…, T, d) by sign · frequency · position."""
+    angles = sign * positions[:, None] * frequencies
+    cos, sin = np.cos(angles), np.sin(angles)
+    half = x.shape[-1] // 2
+    one, two = x[..., :half], x[..., half:]
+    return np.concatenate([one * cos - two * sin, two * cos + one * sin], axis=-1).astype(
+        np.float32
+    )
+
+
+def split_halves(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Dims (0, 1), (2, 3) … that RoPE turns together, as dims i and i + d/2."""
+    return np.concatenate([x[..., ::2], x[..., 1::2]], axis=-1)
 
 
 def frequencies_of(model: PreTrainedModel) -> tuple[NDArray[np.float64], ...]:

@@ -7,17 +7,19 @@ namespace tidemill::models {
 
 void multiply(std::span<const Product> products, Activations& x, Pool& pool) {
   size_t tasks = 0;
+  std::vector<std::unique_ptr<Linear::Plan>> plans;
   for (const Product& product : products) {
     if (product.matrix->cols() != x.cols())
       throw std::invalid_argument("the matrix has " + std::to_string(product.matrix->cols()) +
                                   " columns, its input " + std::to_string(x.cols()));
     if (product.matrix->wants_codes()) x.quantise(pool);
+    plans.push_back(product.matrix->plan(x, pool));
     tasks += product.matrix->tasks();
   }
   pool.run(tasks, [&](unsigned, size_t task) {
-    const Product* product = products.data();
-    for (; task >= product->matrix->tasks(); ++product) task -= product->matrix->tasks();
-    product->matrix->multiply(task, x, product->y, product->ldy);
+    size_t i = 0;
+    for (; task >= products[i].matrix->tasks(); ++i) task -= products[i].matrix->tasks();
+    products[i].matrix->multiply(task, x, plans[i].get(), products[i].y, products[i].ldy);
   });
 }
 

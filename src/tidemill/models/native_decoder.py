@@ -19,11 +19,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill.errors import ConfigError, InputError
+from tidemill.errors import ConfigError, InputError, MissingCapability
 from tidemill.models.config import DecoderConfig
 from tidemill.models.ggml_types import GGMLType
 from tidemill.models.model_file import ModelFile
 from tidemill.models.sockets import (
+    KVPlug,
     KVPool,
     NativeKVCache,
     NativeLinear,
@@ -74,7 +75,7 @@ class NativeDecoder:
         context: int | None = None,
         kv_tokens: int | None = None,
         weights: str | WeightPlug | None = None,
-        kv: str | None = None,
+        kv: str | KVPlug | None = None,
     ) -> None:
         """Pack the weights of ``model``.
 
@@ -88,7 +89,8 @@ class NativeDecoder:
 
         Raises:
             ConfigError: a number is out of its range, or there is no such plug.
-            MissingCapability: the native kernels are not in this build.
+            MissingCapability: the native kernels are not in this build, or a plug gives what does
+                not fit the model.
         """
         self.config = model.config
         self.context = _context(model.config, context)
@@ -101,8 +103,9 @@ class NativeDecoder:
         self._native: Any = kernels("models")
         self._pool = self._native.Pool(threads)
         self._plug = weight_plug(weights) if isinstance(weights, str) else weights
+        plug = kv_plug(kv) if isinstance(kv, str) else kv
         self._kv: KVPool = (
-            kv_plug(kv).pool(self.config, total) if kv else _PagedPool(self._native, self, total)
+            plug.pool(model, total) if plug else _PagedPool(self._native, self.config, total)
         )
         self._decoder = self._build(model)
 
@@ -115,6 +118,11 @@ class NativeDecoder:
     def weight_bytes(self) -> int:
         """Bytes of weights that a step of one token reads."""
         return int(self._decoder.bytes)
+
+    @property
+    def native_s(self) -> float:
+        """Seconds that steps took in C++ so far; what a caller saw beyond them is overhead."""
+        return float(self._decoder.seconds)
 
     def sequence(self) -> NativeKVCache:
         """A new, empty sequence, whose memory is given back when it is dropped."""
@@ -207,12 +215,13 @@ class NativeDecoder:
         return layer
 
     def _matrix(self, model: ModelFile, role: str, layer: int | None = None) -> NativeLinear:
+        info = model.tensor(role, layer)
+        rows, cols = info.shape
         plugged = self._plug.pack(model, role, layer, self._pool) if self._plug else None
         if plugged is not None:
+            _check_plugged(plugged, (rows, cols), _named(role, layer))
             return plugged
-        info = model.tensor(role, layer)
         raw = model.raw(role, layer)
-        rows, cols = info.shape
         try:
             packed = self._native.pack_linear(int(info.type), rows, cols, raw, self._pool)
         except ValueError:  # a type without a kernel of its own
@@ -225,8 +234,7 @@ class NativeDecoder:
 class _PagedPool:
     """The cache that is used without a plug: fp16 pages."""
 
-    def __init__(self, native: Any, decoder: NativeDecoder, tokens: int) -> None:
-        config = decoder.config
+    def __init__(self, native: Any, config: DecoderConfig, tokens: int) -> None:
         pages = -(-tokens // PAGE_TOKENS)
         self._native = native
         self._arena = native.PageArena(config.layers, config.kv_heads, config.head_dim, pages)
@@ -240,6 +248,18 @@ def usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _named(role: str, layer: int | None) -> str:
+    return role if layer is None else f"{role} of layer {layer}"
+
+
+def _check_plugged(matrix: NativeLinear, shape: tuple[int, int], what: str) -> None:
+    if (matrix.rows, matrix.cols) != shape:
+        raise MissingCapability(
+            f"weights — the plug made {matrix.rows} x {matrix.cols} of {what}, which is "
+            f"{shape[0]} x {shape[1]}; report it to whoever makes the plug, or leave it out."
+        )
 
 
 def _context(config: DecoderConfig, context: int | None) -> int:

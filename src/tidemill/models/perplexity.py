@@ -19,6 +19,7 @@ from tidemill.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from tidemill.models.native_decoder import NativeDecoder
 
+WindowLosses = Callable[[Sequence[int], int], NDArray[np.float64]]
 _ROWS = 64  # of logits at once: 39 MB with 150,000 words
 
 
@@ -39,15 +40,15 @@ class Perplexity:
 def window_losses(decoder: NativeDecoder, ids: Sequence[int], *, first: int) -> NDArray[np.float64]:
     """Negative log-likelihoods of ``ids[first:]``, each given all ids before it."""
     sequence = decoder.sequence()
-    losses: list[NDArray[np.float64]] = []
+    found: list[NDArray[np.float64]] = []
     for begin, end in _cuts(first - 1, len(ids) - 1):
         from tidemill.models.native_decoder import Part
 
         wanted = end - begin if begin >= first - 1 else 0
         logits = decoder.step([Part(sequence, ids[begin:end], wanted)])
         if wanted:
-            losses.append(_losses(logits, np.asarray(ids[begin + 1 : end + 1])))
-    return np.concatenate(losses)
+            found.append(losses(logits, ids[begin + 1 : end + 1]))
+    return np.concatenate(found)
 
 
 def perplexity(
@@ -58,32 +59,56 @@ def perplexity(
     bos_id: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
-    """Perplexity of ``ids`` in windows that do not overlap; a rest shorter than one is left out.
-
-    ``bos_id`` takes the place of the first id of each window, where the model wants one. Cost: one
-    pass over the ids. ``progress`` is told of windows done and in all.
+    """As ``perplexity_of``, of the native decoder.
 
     Raises:
         ConfigError: ``window`` is too small or larger than the context.
         InputError: there are fewer ids than one window.
     """
-    if not 4 <= window <= decoder.context:
-        raise ConfigError.of("window", window, f"from 4 to the context of {decoder.context}")
+    if window > decoder.context:
+        raise ConfigError.of("window", window, f"at most the context of {decoder.context}")
+
+    def losses(cut: Sequence[int], first: int) -> NDArray[np.float64]:
+        return window_losses(decoder, cut, first=first)
+
+    return perplexity_of(losses, ids, window=window, bos_id=bos_id, progress=progress)
+
+
+def perplexity_of(
+    losses_of: WindowLosses,
+    ids: Sequence[int],
+    *,
+    window: int = 512,
+    bos_id: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Perplexity:
+    """Perplexity of ``ids`` in windows that do not overlap; a rest shorter than one is left out.
+
+    ``losses_of(ids, first)`` gives the negative log-likelihoods of ``ids[first:]``. Where the model
+    wants it, ``bos_id`` takes the place of the first id of each window. Cost: one pass over the
+    ids. ``progress`` is told of windows done and in all.
+
+    Raises:
+        ConfigError: ``window`` is too small.
+        InputError: there are fewer ids than one window.
+    """
+    if window < 4:
+        raise ConfigError.of("window", window, "at least 4")
     count = len(ids) // window
     if count == 0:
         raise InputError(
             f"text — has {len(ids)} tokens, fewer than one window of {window}; "
             "give a longer text, or a smaller window."
         )
-    losses: list[NDArray[np.float64]] = []
+    found: list[NDArray[np.float64]] = []
     for index in range(count):
         cut = list(ids[index * window : (index + 1) * window])
         if bos_id is not None:
             cut[0] = bos_id
-        losses.append(window_losses(decoder, cut, first=window // 2))
+        found.append(losses_of(cut, window // 2))
         if progress is not None:
             progress(index + 1, count)
-    return _summary(np.concatenate(losses), count)
+    return _summary(np.concatenate(found), count)
 
 
 def _cuts(read: int, end: int) -> list[tuple[int, int]]:
@@ -92,7 +117,8 @@ def _cuts(read: int, end: int) -> list[tuple[int, int]]:
     return list(zip(begins, [*begins[1:], end], strict=True))
 
 
-def _losses(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float64]:
+def losses(logits: NDArray[np.float32], targets: Sequence[int]) -> NDArray[np.float64]:
+    """Negative log-likelihoods of ``targets``, each under its row of ``logits``."""
     top = logits.max(axis=1, keepdims=True)
     totals = np.exp(logits - top).sum(axis=1, dtype=np.float64)
     chosen = logits[np.arange(len(targets)), targets]

@@ -103,8 +103,9 @@ void Pool::claim(unsigned worker) {
 void Pool::wait_for_all() {
   const auto done = [this] { return pending_.load(std::memory_order_acquire) == 0; };
   spin(done);
-  while (!done())
-    pending_.wait(pending_.load(std::memory_order_relaxed), std::memory_order_acquire);
+  // One load for both: waiting for a later one's value, which may be 0 by then, would never end.
+  for (int left; (left = pending_.load(std::memory_order_acquire)) != 0;)
+    pending_.wait(left, std::memory_order_acquire);
 }
 
 void Pool::serve(unsigned worker) {

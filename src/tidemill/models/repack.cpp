@@ -33,7 +33,8 @@ class PackedLinear final : public Linear {
   bool wants_codes() const override { return true; }
   size_t tasks() const override { return (groups_ + groups_per_task_ - 1) / groups_per_task_; }
 
-  void multiply(size_t task, const Activations& x, float* y, size_t ldy) const override {
+  void multiply(size_t task, const Activations& x, const Plan*, float* y,
+                size_t ldy) const override {
     const size_t group = task * groups_per_task_, row = group * kRows;
     multiply_groups<F>(weights_.get() + group * group_bytes_,
                        std::min(groups_per_task_, groups_ - group), rows_ - row, x, y + row, ldy);

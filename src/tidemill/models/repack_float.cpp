@@ -69,7 +69,8 @@ class FloatLinear final : public Linear {
   bool wants_codes() const override { return false; }
   size_t tasks() const override { return (groups_ + groups_per_task_ - 1) / groups_per_task_; }
 
-  void multiply(size_t task, const Activations& x, float* y, size_t ldy) const override {
+  void multiply(size_t task, const Activations& x, const Plan*, float* y,
+                size_t ldy) const override {
     const size_t begin = task * groups_per_task_;
     for (size_t group = begin; group < std::min(begin + groups_per_task_, groups_); ++group)
       for (size_t token = 0; token < x.tokens(); ++token) {

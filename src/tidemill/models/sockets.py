@@ -15,7 +15,6 @@ from tidemill.errors import ConfigError, MissingCapability
 
 if TYPE_CHECKING:
     from tidemill.bench.system import Plug
-    from tidemill.models.config import DecoderConfig
     from tidemill.models.model_file import ModelFile
 
 WEIGHTS = "weights"
@@ -74,7 +73,12 @@ class WeightPlug(Protocol):
     def pack(
         self, model: ModelFile, role: str, layer: int | None, pool: NativePool
     ) -> NativeLinear | None:
-        """The matrix of ``role`` in its own format; None to leave it as the file has it."""
+        """The matrix of ``role`` in its own format; None to leave it as the file has it.
+
+        Called once per matrix (``role`` of ``tidemill.models.roles``; ``layer`` is None for
+        ``embedding`` and ``output``), in the order of the decoder. ``model.weight(role, layer)``
+        gives the float32 weights, ``model.raw`` the bytes of the file.
+        """
         ...
 
 
@@ -89,8 +93,11 @@ class KVPool(Protocol):
 class KVPlug(Protocol):
     """What a plug of the socket ``kv-cache`` makes."""
 
-    def pool(self, config: DecoderConfig, tokens: int) -> KVPool:
-        """Room for ``tokens`` tokens in all sequences together."""
+    def pool(self, model: ModelFile, tokens: int) -> KVPool:
+        """Room for ``tokens`` tokens in all sequences together.
+
+        ``model.config`` has the sizes; a plug that must be fitted to a model may run it here.
+        """
         ...
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from tidemill.bench.claim import Claim, Direction
+from tidemill.bench.claim import Claim, Direction, Text
 from tidemill.bench.system import System
 from tidemill.bench.trial import Trial
 from tidemill.testing.subject import Named, Subject, must, must_be_bilingual, must_be_written
@@ -47,8 +47,9 @@ def checks_of(subject: Subject) -> Iterator[Named]:
 def _paper_is_identified(system: System) -> None:
     paper = system.paper
     must(
-        re.fullmatch(r"\d{4}\.\d{4,5}", paper.arxiv_id),
-        f"paper.arxiv_id={paper.arxiv_id!r} — must be an id such as 2606.24417, without version.",
+        not paper.arxiv_id or re.fullmatch(r"\d{4}\.\d{4,5}", paper.arxiv_id),
+        f"paper.arxiv_id={paper.arxiv_id!r} — must be an id such as 2606.24417, without version, "
+        "or be left out where the announcement gives none.",
     )
     must_be_written("the paper's title", paper.title)
 
@@ -105,9 +106,16 @@ def _has_a_pass_condition(_: System, claim: Claim) -> None:
 
 
 def _gives_the_papers_value(_: System, claim: Claim) -> None:
-    """It may be empty, when the paper prints none."""
-    if claim.paper_value:
-        must_be_written(f"paper_value of claim {claim.id}", claim.paper_value)
+    """It may be empty, when the paper prints none, and bare, when it is a figure without words."""
+    where, value = f"paper_value of claim {claim.id}", claim.paper_value
+    if isinstance(value, Text):
+        must_be_bilingual(where, value)
+    elif value:
+        must_be_written(where, value)
+        must(
+            not re.search("[^\\W\\d_]{2,}", value),
+            f"{where}={value!r} has words in one language; give a Text with both.",
+        )
 
 
 def _has_a_summary(trial: Trial) -> None:

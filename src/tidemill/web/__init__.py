@@ -7,8 +7,9 @@ It knows papers (`tidemill.feed`), claims, runs and results (`tidemill.bench`), 
 inside a system.
 """
 
+from tidemill.web.access import access_token
 from tidemill.web.app import create_app
 from tidemill.web.guard import check_bind
 from tidemill.web.serving import serve
 
-__all__ = ["check_bind", "create_app", "serve"]
+__all__ = ["access_token", "check_bind", "create_app", "serve"]

@@ -81,6 +81,7 @@ def create_app(
     for module in (running, measuring, reading):
         app.include_router(module.router)
     app.mount("/static", _Static(directory=Path(__file__).parent / "static"))
+    app.add_middleware(refusals.LastResort)
     app.add_middleware(LanguagePrefix)
     app.add_middleware(Guard, auth=auth, hosts=admitted)
     app.add_middleware(GZipMiddleware, minimum_size=500, compresslevel=6)

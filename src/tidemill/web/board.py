@@ -99,7 +99,7 @@ class Standing:
             "unit": self.claim.unit,
             "direction": str(self.claim.direction),
             "target": self.claim.target,
-            "paper_value": self.claim.paper_value,
+            "paper_value": self.claim.paper_value_json,
             "status": str(self.status),
             "holds": str(self.verdict) if self.verdict else None,
             "measured": measured,

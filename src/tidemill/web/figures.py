@@ -1,4 +1,4 @@
-"""Figures as a reader wants them: three digits that matter, thin thousands, a unit in its place."""
+"""Figures on pages: with their unit in its place, their interval, as spans, sizes and moments."""
 
 from __future__ import annotations
 
@@ -7,39 +7,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from tidemill.bench import Claim, Measurement
+from tidemill.bench.wording import figure, grouped
 
 _THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
 _CLOSE_UNITS = {"x": "×", "×": "×", "%": "%"}
 """Units written without a space before them."""
-
-
-def number(value: float, digits: int = 3) -> str:
-    r"""``value`` with ``digits`` significant digits, never in a form that hides its size.
-
-    >>> number(0.000237), number(2.3449), number(182_337.4), number(1.80), number(0.0)
-    ('2.37e-4', '2.34', '182\u202f337', '1.8', '0')
-    """
-    if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else str(value)
-    if float(value).is_integer() and abs(value) < 1e15:
-        return _grouped(f"{value:.0f}")
-    magnitude = math.floor(math.log10(abs(value)))
-    if magnitude < -3 or magnitude >= 15:
-        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
-        return f"{_bare(mantissa)}e{int(exponent)}"
-    return _grouped(_bare(f"{value:.{max(0, digits - 1 - magnitude)}f}"))
-
-
-def _bare(text: str) -> str:
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _grouped(text: str) -> str:
-    whole, point, fraction = text.partition(".")
-    sign, whole = ("−", whole[1:]) if whole.startswith("-") else ("", whole)
-    if len(whole) > 4:
-        whole = f"{int(whole):,}".replace(",", _THIN_SPACE)
-    return f"{sign}{whole}{point}{fraction}"
 
 
 def quantity(value: float, unit: str = "") -> str:
@@ -49,10 +21,10 @@ def quantity(value: float, unit: str = "") -> str:
     ('2.31×', '182\xa0Mk-mers/s', '85%')
     """
     if not unit:
-        return number(value)
+        return figure(value)
     if unit in _CLOSE_UNITS:
-        return number(value) + _CLOSE_UNITS[unit]
-    return f"{number(value)}\N{NO-BREAK SPACE}{unit}"
+        return figure(value) + _CLOSE_UNITS[unit]
+    return f"{figure(value)}\N{NO-BREAK SPACE}{unit}"
 
 
 def interval(measurement: Measurement) -> str:
@@ -67,9 +39,9 @@ def interval(measurement: Measurement) -> str:
     if low == high:
         return ""
     if max(abs(low), abs(high)) < 1e-3:
-        return f"{number(low)} – {number(high)}"
+        return f"{figure(low)} – {figure(high)}"
     decimals = min(9, max(0, 1 - math.floor(math.log10(high - low))))
-    return f"{_grouped(f'{low:.{decimals}f}')} – {_grouped(f'{high:.{decimals}f}')}"
+    return f"{grouped(f'{low:.{decimals}f}')} – {grouped(f'{high:.{decimals}f}')}"
 
 
 def target(claim: Claim) -> str:
@@ -83,7 +55,7 @@ def span(seconds: float | None) -> str:
     if seconds is None:
         return ""
     if seconds < 60:
-        return f"{number(seconds, 2)}\N{NO-BREAK SPACE}s"
+        return f"{figure(seconds, 2)}\N{NO-BREAK SPACE}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes}\N{NO-BREAK SPACE}min {rest:02d}\N{NO-BREAK SPACE}s"
@@ -95,14 +67,14 @@ def memory(size_bytes: float) -> str:
     """A size in binary units: ``412 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(size_bytes) < 1024 or unit == "GiB":
-            return f"{number(size_bytes, 3)}\N{NO-BREAK SPACE}{unit}"
+            return f"{figure(size_bytes, 3)}\N{NO-BREAK SPACE}{unit}"
         size_bytes /= 1024
     raise AssertionError("unreachable: GiB ends the loop")
 
 
 def span_of(bounds: tuple[float, float]) -> str:
     """Where a curve runs: ``0 – 12.4``."""
-    return f"{number(bounds[0])} – {number(bounds[1])}"
+    return f"{figure(bounds[0])} – {figure(bounds[1])}"
 
 
 def minute(moment: datetime) -> str:

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit
 
 from tidemill.bench import System
 from tidemill.bench.claim import Json
 from tidemill.bench.settings import dumps
+from tidemill.bench.wording import figure
 from tidemill.feed.entry import Entry, Page
-from tidemill.web import figures
+from tidemill.feed.identity import id_of, slug_of
 from tidemill.web.language import TAGS
 
 _AUTHORS_SHOWN = 6
 _NEIGHBOURS = 2
-
-
-def source(entry: Entry) -> str:
-    """Where the entry was announced, as its date line begins: arXiv, else the host of its link."""
-    if entry.arxiv_id or not entry.links or entry.id.startswith("title:"):
-        return "arXiv"
-    return urlsplit(entry.links[0].url).hostname or "arXiv"
 
 
 def tag(entry: Entry) -> str:
@@ -63,6 +56,11 @@ def page_numbers(page: Page) -> list[int | None]:
     return found
 
 
+def paper_path(system: System) -> str:
+    """Where the digest shows the paper of ``system``."""
+    return f"/p/{slug_of(id_of(system.paper.arxiv_id, system.paper.title))}"
+
+
 def import_line(system: System) -> str:
     """The line that brings the system into the reader's own code."""
     package = system.config.__module__.split(".")
@@ -80,4 +78,4 @@ def fact(value: Json) -> str:
     """A fact of a report or a setting: a number with few digits, anything else as it is."""
     if isinstance(value, bool) or value is None or not isinstance(value, int | float | str):
         return dumps(value)
-    return value if isinstance(value, str) else figures.number(value)
+    return value if isinstance(value, str) else figure(value)

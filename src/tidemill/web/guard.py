@@ -7,7 +7,6 @@ other page had resolved to 127.0.0.1 (DNS rebinding), nor through a form on anot
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import ipaddress
 import secrets
@@ -56,7 +55,7 @@ def check_bind(host: str, read_only: bool, auth: str | None) -> None:
     raise ConfigError.of(
         "host",
         host,
-        "a loopback address (127.0.0.1, ::1, localhost) unless --read-only or --auth is given",
+        "a loopback address (127.0.0.1, ::1, localhost) unless --read-only or --auth-file is given",
         "whoever reaches this site could run programs on this machine",
     )
 
@@ -174,7 +173,10 @@ def _is_own_origin(headers: Headers, host: str) -> bool:
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return False
     origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == host
+    try:
+        return origin is None or urlsplit(origin).netloc == host
+    except ValueError:  # "http://[" is no address
+        return False
 
 
 def _has_token(headers: Headers, auth: str) -> bool:
@@ -182,7 +184,7 @@ def _has_token(headers: Headers, auth: str) -> bool:
     if scheme.lower() == "basic":
         try:
             value = base64.b64decode(value, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no Base64, not ASCII, or no UTF-8 within
             return False
     elif scheme.lower() != "bearer":
         return False

@@ -15,10 +15,10 @@ from importlib import resources
 from urllib.parse import quote
 
 from babel.messages.pofile import read_po
-from starlette.datastructures import URL
+from starlette.datastructures import URL, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LANGUAGES = ("zh", "en")
 TAGS = {"zh": "zh-CN", "en": "en"}
@@ -125,14 +125,31 @@ class LanguagePrefix:
         if first in LANGUAGES or not _answered_without_prefix(scope["method"], path):
             target = f"/{first}/" if first in LANGUAGES else f"/{language}{quote(path)}"
             url = URL(target).replace(query=scope["query_string"].decode("latin-1"))
-            answer = RedirectResponse(str(url), 307, {"Vary": "Cookie, Accept-Language"})
-            await answer(scope, receive, send)
+            await RedirectResponse(str(url), 307)(scope, receive, _varying("/", send))
             return
-        await self._pass_on({**scope}, language, receive, send)
+        await self._pass_on({**scope}, language, receive, _varying(path, send))
 
     async def _pass_on(self, scope: Scope, language: str, receive: Receive, send: Send) -> None:
         scope["state"] = {**scope.get("state", {}), "language": language}
         await self._app(scope, receive, send)
+
+
+def vary(headers: MutableHeaders, *names: str) -> None:
+    """Say that an answer depends on these headers of its request, each once."""
+    known = [name.strip() for name in headers.get("vary", "").split(",") if name.strip()]
+    headers["vary"] = ", ".join(dict.fromkeys([*known, *names]))
+
+
+def _varying(path: str, send: Send) -> Send:
+    """``send`` for an answer whose words are in the language that was negotiated."""
+    has_words = not path.startswith(_PLACES_WITHOUT_LANGUAGE)
+
+    async def send_varying(message: Message) -> None:
+        if message["type"] == "http.response.start" and (has_words or message["status"] >= 400):
+            vary(MutableHeaders(scope=message), "Cookie", "Accept-Language")
+        await send(message)
+
+    return send_varying
 
 
 def _answered_without_prefix(method: str, path: str) -> bool:

@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 
 from tidemill.bench import System
 from tidemill.bench.claim import Json
-from tidemill.feed import out
+from tidemill.feed import citations, out
 from tidemill.feed.entry import Entry, Page
 from tidemill.web.board import Note, Standing
 from tidemill.web.figures import machine_line, memory
@@ -125,15 +125,15 @@ def paper(request: Request, name: str) -> Response:
         ending = "" if kind == HTML else f".{kind}"
         return RedirectResponse(reader.link(f"/p/{entry.slug}{ending}"), 308)
     if kind == BIBTEX:
-        return conditional(request, out.bibtex(entry).encode(), "application/x-bibtex")
+        return conditional(request, citations.bibtex(entry).encode(), "application/x-bibtex")
     if kind == RIS:
         media_type = "application/x-research-info-systems"
-        return conditional(request, out.ris(entry).encode(), media_type)
+        return conditional(request, citations.ris(entry).encode(), media_type)
     system = site.systems.get(entry.system or "")
     note = _note(site, system) if system else None
     if kind == JSON:
         claims: list[Json] = [row.to_json() for row in note.rows] if note else []
-        return as_json(request, {**entry_json(entry, reader), "claims": claims})
+        return as_json(request, {**_entry_json(entry, reader), "claims": claims})
     return page(
         request,
         "paper.html",
@@ -172,30 +172,9 @@ def about(request: Request, suffix: str = HTML) -> Response:
     )
 
 
-def entry_json(entry: Entry, reader: Reader) -> dict[str, Json]:
-    """An entry as the ``.json`` pages give it."""
-    return {
-        "id": entry.id,
-        "url": reader.link(f"/p/{entry.slug}"),
-        "title": entry.title,
-        "abstract": entry.abstract,
-        "authors": list(entry.authors),
-        "announced": entry.announced.isoformat(),
-        "updated": entry.updated.isoformat(),
-        "arxiv_id": entry.arxiv_id,
-        "version": entry.version,
-        "doi": entry.doi,
-        "categories": [
-            {
-                "slug": placing.category.slug,
-                "name": {"en": placing.category.name_en, "zh": placing.category.name_zh},
-                "why": placing.why,
-            }
-            for placing in entry.categories
-        ],
-        "links": [{"name": link.name, "url": link.url} for link in entry.links],
-        "system": entry.system,
-    }
+def _entry_json(entry: Entry, reader: Reader) -> dict[str, Json]:
+    """An entry as the ``.json`` pages give it: all that is known, and its page."""
+    return {**out.entry_json(entry), "url": reader.link(f"/p/{entry.slug}")}
 
 
 def _list(
@@ -210,7 +189,7 @@ def _list(
     """A list as a page, or in the format asked for."""
     reader = Reader(request)
     if kind == JSON:
-        entries: list[Json] = [entry_json(entry, reader) for entry in listing.entries]
+        entries: list[Json] = [_entry_json(entry, reader) for entry in listing.entries]
         counts: dict[str, Json] = {
             "total": listing.total,
             "page": listing.number,

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tidemill.errors import ResourceError, TidemillError
 from tidemill.feed.entry import PageOutOfRange, UnknownCategory
@@ -57,7 +58,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def http_error(request: Request, error: HTTPException) -> Response:
         key = _KEYS.get(error.status_code, "bad_request")
-        return answer(request, Refused(error.status_code, key))
+        refusal = answer(request, Refused(error.status_code, key))
+        refusal.headers.update(error.headers or {})  # as Allow, of a 405
+        return refusal
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, _error: RequestValidationError) -> Response:
@@ -69,9 +72,37 @@ def install(app: FastAPI) -> None:
         _LOG.error("%s %s: %s", request.method, request.scope["path"], error)
         return answer(request, Refused(status, "failed", str(error)))
 
-    @app.exception_handler(Exception)
-    def bug(request: Request, _error: Exception) -> Response:
-        return answer(request, Refused(500, "failed"))
+
+class LastResort:
+    """ASGI middleware: a bug, too, is answered with a page of the site.
+
+    An exception handler for all exceptions would do it outside of all middleware: without the
+    headers of safety, and in no reader's language.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; answer instead of what raised before it began to answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception:
+            if has_begun:
+                raise
+            request = Request(scope)
+            _LOG.exception("%s %s", request.method, scope["path"])
+            await answer(request, Refused(500, "failed"))(scope, receive, send)
 
 
 def answer(request: Request, error: Refused) -> Response:

@@ -162,6 +162,8 @@ async def _sent(request: Request, site: Site, *, back: str) -> dict[str, str]:
     if not site.can_run:
         raise Refused(403, "read_only", back=back)
     form = await request.form(max_files=0, max_fields=_LARGEST_FORM_FIELDS)
+    if len(form) > _LARGEST_FORM_FIELDS:  # Starlette before 1.3.1 counts only parts
+        raise Refused(400, "bad_request")
     fields = {name: value for name, value in form.items() if isinstance(value, str)}
     if not site.csrf.holds(request, fields.pop(CSRF_FIELD, None)):
         raise Refused(403, "stale_form", back=back)

@@ -16,13 +16,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tidemill import __version__
-from tidemill.bench import System, Text
+from tidemill.bench import System, Text, wording
 from tidemill.bench.environment import Environment
 from tidemill.bench.store import Store
 from tidemill.feed.library import Library
 from tidemill.web import board, figures, filters
 from tidemill.web.guard import CSRF_FIELD, Csrf
-from tidemill.web.language import TAGS, Catalogue, catalogue, language_of
+from tidemill.web.language import TAGS, Catalogue, catalogue, language_of, vary
 from tidemill.web.live import LiveRuns
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def page(
     given = {"reader": reader, "t": reader.t, "site": site_of(request), **context}
     html = _templates().get_template(template).render(given)
     response = conditional(request, html.encode(), "text/html; charset=utf-8", status=status)
-    response.headers["Vary"] = "Cookie, Accept-Encoding"
+    vary(response.headers, "Cookie")  # which the form tokens on the page are bound to
     reader.remember(response)
     return response
 
@@ -150,7 +150,7 @@ def conditional(request: Request, body: bytes, media_type: str, *, status: int =
     etag = f'W/"{hashlib.sha256(body).hexdigest()[:24]}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache"}
     if status == 200 and _knows(request.headers.get("if-none-match", ""), etag):
-        return Response(status_code=304, headers=headers)
+        return Response(status_code=304, headers={**headers, "Vary": "Accept-Encoding"})
     return Response(body, status, headers if status == 200 else None, media_type)
 
 
@@ -179,9 +179,9 @@ def _templates() -> jinja2.Environment:
     known: dict[str, object] = {"static": static_url, "version": __version__, "tags": TAGS}
     environment.globals.update(known)  # pyright: ignore[reportUnknownMemberType]
     functions: tuple[Callable[..., object], ...] = (
-        *(figures.number, figures.quantity, figures.interval, figures.target, figures.span),
+        *(wording.figure, figures.quantity, figures.interval, figures.target, figures.span),
         *(figures.memory, figures.minute, figures.code_name, figures.machine_line),
-        *(figures.span_of, filters.source, filters.tag, filters.unlinked, filters.authors),
+        *(figures.span_of, filters.tag, filters.unlinked, filters.authors, filters.paper_path),
         *(filters.page_numbers, filters.import_line, filters.said, filters.fact),
         *(filters.script_tag, board.passages),
     )

@@ -16,13 +16,14 @@ from tests.systems.blockgtq.tiny_models import (
 )
 from transformers import DynamicCache
 
-from tidemill.models.hf_rope import frequencies_of
+from tidemill.models.ggml_rounding import q4_0, q8_0
+from tidemill.models.hf_capture import capture
+from tidemill.models.hf_rope import frequencies_of, rotate
 from tidemill.native import available_levels
 from tidemill.systems.blockgtq import ATTENTION, Calibration, PackedStore, Window, kernels
-from tidemill.systems.blockgtq.baselines import DenseCells, q4_0, q8_0, torch_forms
+from tidemill.systems.blockgtq.baselines import DenseCells, torch_forms
 from tidemill.systems.blockgtq.cache import BlockGTQCache
-from tidemill.systems.blockgtq.capture import calibrate, capture
-from tidemill.systems.blockgtq.statistics import rotate
+from tidemill.systems.blockgtq.capture import calibrate
 from tidemill.systems.blockgtq.workloads import text
 
 

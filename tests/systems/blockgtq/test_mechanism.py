@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.systems.blockgtq.tiny_models import FREQUENCIES, layer, statistics
 
+from tidemill.models.hf_rope import rotate
 from tidemill.models.lloyd_max import Marginal, codebook, distortion
 from tidemill.models.rotation import rotation
 from tidemill.native import available_levels
@@ -23,7 +24,6 @@ from tidemill.systems.blockgtq import (
 )
 from tidemill.systems.blockgtq.allocator import predicted
 from tidemill.systems.blockgtq.config import Mode
-from tidemill.systems.blockgtq.statistics import rotate
 
 MODES = [("uniform", False), ("paper", False), ("compact", False), ("compact", True)]
 # Max 1960 for 1-5 bits; 6-8 bits from solving Lloyd's equations to 1e-13 by Newton steps
@@ -59,7 +59,7 @@ def test_one_bit_of_the_circle_is_two_over_pi() -> None:
     scores=st.lists(st.floats(0, 1e6), min_size=1, max_size=4),
     extra=st.integers(0, 12),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_greedy_allocation_is_the_best_there_is(scores: list[float], extra: int) -> None:
     total = min(len(scores) + extra, 8 * len(scores))
     energy = np.array(scores)

@@ -52,7 +52,7 @@ def inserted(level: str, parameters: dict[str, int], sequence: np.ndarray, **how
     return words
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(parameters=PARAMETERS, sequence=LETTERS, other=LETTERS)
 @pytest.mark.parametrize("level", LEVELS)
 def test_words_and_answers_equal_the_reference_bit_for_bit(
@@ -69,7 +69,7 @@ def test_words_and_answers_equal_the_reference_bit_for_bit(
         assert found.astype(bool).tolist() == expected.contains(asked)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(parameters=PARAMETERS, sequence=LETTERS, other=LETTERS)
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_blocked_filter_equals_its_reference(
@@ -222,7 +222,7 @@ def test_a_window_over_a_letter_that_is_no_base_is_absent() -> None:
     assert made.contains(broken).tolist() == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     texts=st.lists(st.text(alphabet="ACGTN-", max_size=40), min_size=1, max_size=8),
     k=st.integers(1, 32),

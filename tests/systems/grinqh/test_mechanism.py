@@ -11,9 +11,11 @@ import pytest
 from tidemill import native
 from tidemill.errors import ConfigError, CorruptFile, InputError
 from tidemill.systems.grinqh import LEVELS, GradedMatrix, NativeMatrix, Threads, selection
+from tidemill.systems.grinqh.calibration import Calibration, _Energies
 from tidemill.systems.grinqh.checkpoint import WEIGHTS, load, save
 from tidemill.systems.grinqh.codebook import gaussian
 from tidemill.systems.grinqh.graded_matrix import pack, unpack
+from tidemill.systems.grinqh.kernels import Selector
 
 NATIVE = native.available_levels()
 
@@ -55,6 +57,10 @@ def product(
     return y * rows, (bound + 1e-3) * rows
 
 
+def selector(quantised: GradedMatrix, level: str | None = None) -> Selector:
+    return Selector(np.square(quantised.col_norm.astype(np.float32)), level=level)
+
+
 def test_a_code_begins_with_the_codes_of_the_levels_below() -> None:
     tree = gaussian()
     for low, high in itertools.pairwise(LEVELS):
@@ -72,7 +78,7 @@ def test_slopes_fall() -> None:
     assert (np.diff(gaussian().slopes()) < 0).all()
 
 
-@pytest.mark.parametrize("rows", [1, 255, 256, 700])
+@pytest.mark.parametrize("rows", [1, 128, 255, 256, 300, 640, 700])
 def test_bit_planes_give_their_codes_back(rows: int) -> None:
     codes = np.random.default_rng(rows).integers(0, 64, (rows, 5)).astype(np.uint8)
     assert (unpack(pack(codes), rows) == codes).all()
@@ -122,12 +128,23 @@ def test_more_energy_never_gets_fewer_bits_and_ties_go_by_index() -> None:
     assert selection.by_budget(np.ones(4, np.float32), 1.0).tolist() == [2, 2, 0, 0]
 
 
-def test_a_threshold_calibrated_for_bits_gives_them() -> None:
-    energy = np.random.default_rng(3).standard_normal(640).astype(np.float32) ** 2
-    water = selection.water_for([energy], 2.5)
-    assert selection.average_bits(selection.by_threshold(energy, water)) == pytest.approx(
-        2.5, abs=0.01
-    )
+def test_one_threshold_over_layers_gives_the_bits_asked_for() -> None:
+    random = np.random.default_rng(3)
+    groups, energies = {}, {}
+    for name, scale, rows in (("small", 1e-3, 256), ("large", 1.0, 1024)):
+        energy = (random.standard_normal((40, 640)) ** 2 * scale).astype(np.float32)
+        seen = _Energies(np.ones(640, np.float32))
+        seen.add(np.sqrt(energy))
+        groups[name], energies[name] = seen.statistics(rows), energy
+    known = Calibration(groups, 40)
+    waters, budgets = known.waters(2.5), known.budgets(2.5)
+    found = {
+        name: selection.by_threshold(energies[name].reshape(-1), waters[name]).mean()
+        for name in groups
+    }
+    assert (256 * found["small"] + 1024 * found["large"]) / 1280 == pytest.approx(2.5, abs=0.02)
+    assert found == pytest.approx(budgets, abs=0.02)
+    assert found["small"] < found["large"]
 
 
 def test_fixed_shares_and_blocks() -> None:
@@ -147,10 +164,10 @@ def test_bits_out_of_range_are_refused(bits: float) -> None:
 @pytest.mark.parametrize("block", [1, 8])
 def test_the_kernel_selects_as_the_reference(level: str, block: int) -> None:
     quantised = GradedMatrix.quantise(matrix())
-    found = NativeMatrix(quantised, level)
+    found = selector(quantised, level)
     x = np.random.default_rng(4).standard_normal(520).astype(np.float32)
     for bits in (0.0, 2.0, 2.5, 3.7, 6.0):
-        levels = found.select(x, bits, block)
+        levels = found.within(x[None], bits, block)[0]
         energy = x * x * np.square(quantised.col_norm.astype(np.float32))
         expected = selection.by_budget(energy, bits, block)
         assert levels.sum(dtype=int) == expected.sum(dtype=int)
@@ -158,7 +175,7 @@ def test_the_kernel_selects_as_the_reference(level: str, block: int) -> None:
 
 
 @pytest.mark.parametrize("level", NATIVE)
-@pytest.mark.parametrize("rows", [1, 256, 700])
+@pytest.mark.parametrize("rows", [1, 256, 640, 700])
 @pytest.mark.parametrize("bits", [1.5, 2.0, 2.5, 3.0, 4.0, 6.0])
 def test_the_kernel_multiplies_as_the_dequantised_matrix(
     level: str, rows: int, bits: float
@@ -167,7 +184,7 @@ def test_the_kernel_multiplies_as_the_dequantised_matrix(
     quantised = GradedMatrix.quantise(weight)
     kernel = NativeMatrix(quantised, level)
     x = np.random.default_rng(5).standard_normal(520).astype(np.float32)
-    levels = kernel.select(x, bits)
+    levels = selector(quantised, level).within(x[None], bits)[0]
     y = kernel.apply(x, levels, Threads(2, level))
     integers, bound = product(quantised, x, levels)
     np.testing.assert_allclose(y, integers, rtol=1e-4, atol=1e-4 * float(np.abs(integers).max()))
@@ -180,7 +197,7 @@ def test_the_kernel_multiplies_as_the_dequantised_matrix(
 def test_both_native_levels_agree() -> None:
     quantised = GradedMatrix.quantise(matrix())
     x = np.random.default_rng(6).standard_normal(520).astype(np.float32)
-    levels = NativeMatrix(quantised).select(x, 3.0)
+    levels = selector(quantised).within(x[None], 3.0)[0]
     first, second = (NativeMatrix(quantised, n).apply(x, levels, Threads(1, n)) for n in NATIVE)
     np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-4 * float(np.abs(first).max()))
 
@@ -195,3 +212,58 @@ def test_what_is_saved_is_loaded_and_damage_is_refused(tmp_path: Path) -> None:
         load(tmp_path)
     with pytest.raises(InputError, match="must hold"):
         load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("level", NATIVE)
+@pytest.mark.parametrize("rows", [1, 128, 300, 640, 700])
+def test_tiles_are_the_dequantised_matrix(level: str, rows: int) -> None:
+    quantised = GradedMatrix.quantise(matrix(rows, 37))
+    kernel, threads = NativeMatrix(quantised, level), Threads(2, level)
+    for width in LEVELS:
+        tiles = [
+            kernel.tile(width, range(first, first + 1), threads) for first in range(-(-rows // 256))
+        ]
+        np.testing.assert_allclose(
+            np.concatenate(tiles, axis=1), quantised.dequantise(width).T, rtol=1e-6, atol=0
+        )
+        assert (kernel.plane(width) == quantised.planes[width]).all()
+
+
+@pytest.mark.parametrize("levels", [(0, 2, 4), (0, 4), (0, 2, 3, 4, 6)])
+@pytest.mark.parametrize("native_level", NATIVE)
+def test_fewer_levels_and_thresholds_select_as_the_reference(
+    native_level: str, levels: tuple[int, ...]
+) -> None:
+    random = np.random.default_rng(7)
+    x = random.standard_normal((3, 96)).astype(np.float32)
+    norm2 = random.random(96).astype(np.float32)
+    found = Selector(norm2, levels, native_level)
+    for row, energy in zip(x, x * x * norm2, strict=True):
+        by_budget = selection.by_budget(energy, 2.5, levels=levels)
+        assert (found.within(row[None], 2.5)[0] == by_budget).all()
+        by_threshold = selection.by_threshold(energy, 0.01, levels=levels)
+        assert (found.above(row[None], 0.01)[0] == by_threshold).all()
+
+
+@pytest.mark.parametrize("bits", [0.5, 2.0, 2.5, 3.0, 4.5, 6.0])
+def test_fixed_shares_have_the_average_asked_for(bits: float) -> None:
+    energy = np.random.default_rng(8).random(4000).astype(np.float32)
+    levels = selection.by_proportion(energy, selection.shares_for(bits))
+    assert levels.mean() == pytest.approx(bits, abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_other_choice_of_as_many_bits_errs_less(seed: int) -> None:
+    energy = np.random.default_rng(seed).standard_normal(5).astype(np.float32) ** 2
+    distortion = gaussian().distortions
+    levels = selection.by_budget(energy, 2.6)
+
+    def error(choice: tuple[int, ...]) -> float:
+        return sum(float(e) * distortion[b] for e, b in zip(energy, choice, strict=True))
+
+    best = min(
+        error(choice)
+        for choice in itertools.product((0, *LEVELS), repeat=5)
+        if sum(choice) <= levels.sum()
+    )
+    assert error(tuple(map(int, levels))) == pytest.approx(best, rel=1e-5)

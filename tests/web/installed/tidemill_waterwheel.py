@@ -149,7 +149,7 @@ SYSTEM = System(
             unit="x",
             direction=Direction.AT_LEAST,
             target=1.8,
-            paper_value="up to 2.2x",
+            paper_value=Text("up to 2.2x", "至多 2.2 倍"),
             trial=TURNING,
         ),
         Claim(

@@ -12,8 +12,14 @@ from tidemill.feed.identity import arxiv_id
 from tidemill.feed.raw import RawEntry
 from tidemill.feed.text import clean, decode_accents, plain_latex
 
-_MATH = re.compile(r"(\$[^$]*\$|\\\(.*?\\\))")
+_MATH = re.compile(r"((?<!\\)\$(?:[^$\\]|\\.)*\$|\\\(.*?\\\))")
 _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec"
+_NAMED_SIGNS = {
+    "textbackslash": "\\", "textbraceleft": "{", "textbraceright": "}", "textasciicircum": "^",
+    "textasciitilde": "~",
+}  # fmt: skip
+_NAMED_SIGN = re.compile(rf"\\({'|'.join(_NAMED_SIGNS)})(?![A-Za-z])(?:\{{\}}|\s)?")
+_URL = re.compile(r"\\url\s*\{([^{}]*)\}(?=(\w)?)")
 _NUMBER = re.compile(r"\d+")
 _TAGGED = re.compile(r"([A-Z][A-Z0-9])  - ?(.*)")
 
@@ -21,8 +27,17 @@ _TAGGED = re.compile(r"([A-Z][A-Z0-9])  - ?(.*)")
 def plain_tex(text: str) -> str:
     """A field without braces that only keep capitals, accents as letters, math as it is."""
     parts = _MATH.split(decode_accents(clean(text)))
+    return "".join(part if at % 2 else _plain_prose(part) for at, part in enumerate(parts))
+
+
+def _address(url: re.Match[str]) -> str:
+    return f"{url[1]} " if url[2] else url[1]  # else the next word would belong to it
+
+
+def _plain_prose(text: str) -> str:
+    parts = _NAMED_SIGN.split(_URL.sub(_address, text.replace("~", " ")))
     return "".join(
-        part if at % 2 else plain_latex(part.replace("~", " "), keep_braces=False)
+        _NAMED_SIGNS[part] if at % 2 else plain_latex(part, keep_braces=False)
         for at, part in enumerate(parts)
     )
 

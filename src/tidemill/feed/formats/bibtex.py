@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from tidemill.feed.draft import Draft
 from tidemill.feed.entry import Refusal
-from tidemill.feed.formats.bibliography import partial_date, person, plain_tex
+from tidemill.feed.formats.bibliography import partial_date, plain_tex
 from tidemill.feed.formats.decoding import Unreadable
 from tidemill.feed.identity import arxiv_id
 from tidemill.feed.raw import RawEntry
@@ -20,6 +20,7 @@ _JOINS = re.compile(r"\s*#\s*")
 _ENDS = re.compile(r"[\s,]*[})]")
 _BRACE_OR_QUOTE = re.compile(r"\\.|[{}\"]", re.DOTALL)
 _AND = re.compile(r"\s+and\s+", re.IGNORECASE)
+_COMMA = re.compile(",")
 
 
 def parse_bibtex(text: str) -> Iterator[RawEntry | Refusal]:
@@ -101,6 +102,26 @@ class _Reader:
         raise Unreadable(self.line(start), f"BibTeX: {opener!r} is never closed")
 
 
+def _split(mark: re.Pattern[str], text: str) -> list[str]:
+    """The parts of ``text`` between the marks that stand in no braces."""
+    parts: list[str] = []
+    depth = start = 0
+    for found in re.finditer(rf"\\.|[{{}}]|{mark.pattern}", text, mark.flags):
+        sign = found.group()
+        if sign in ("{", "}"):
+            depth += 1 if sign == "{" else -1
+        elif depth == 0 and not sign.startswith("\\"):
+            parts.append(text[start : found.start()])
+            start = found.end()
+    return [*parts, text[start:]]
+
+
+def _spoken(name: str) -> str:
+    """``Lovelace, Ada`` in the order of speech; ``{Tides, Inc.}`` as it is."""
+    last, *rest = _split(_COMMA, name)
+    return f"{rest[-1].strip()} {last.strip()}" if rest else name
+
+
 def _entry(line: int, fields: dict[str, str]) -> RawEntry | Refusal:
     get = {name: " ".join(value.split()) for name, value in fields.items()}.get
     prefix = get("archiveprefix", get("eprinttype", "")).lower()
@@ -119,7 +140,7 @@ def _entry(line: int, fields: dict[str, str]) -> RawEntry | Refusal:
             [*identifiers, get("doi", "")],
         ),
         identifiers=[text.removeprefix("arXiv preprint ") for text in identifiers],
-        authors=[plain_tex(person(name)) for name in _AND.split(get("author", "")) if name],
+        authors=[plain_tex(_spoken(name)) for name in _split(_AND, get("author", "")) if name],
         subjects=[get("primaryclass", "")],
         doi=get("doi", ""),
         journal_ref=plain_tex(get("journal", "") or get("booktitle", "")),

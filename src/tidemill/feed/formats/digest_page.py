@@ -103,6 +103,7 @@ def parse_page(lines: Sequence[Line]) -> DigestPage | None:
             announced=day,
             identifiers=[source, *_links([*title, lines[at]])],
             links=list(_links(body)),
+            origin=source,
             category=heading.category,
             why=heading.name,
         )

@@ -86,6 +86,7 @@ def _paper(line: int, row: _Row) -> RawEntry | Refusal:
         comment=row.text("comment", "comments"),
         license=row.text("license"),
         links=row.texts("links", split=str.split),
+        origin=row.text("origin"),
         announce_type=row.text("announce_type"),
         category=row.text("category"),
         why=row.text("why"),

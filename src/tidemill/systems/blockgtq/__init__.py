@@ -21,6 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tidemill.bench import Context, Paper, Report, System, Text
+from tidemill.bench.system import Plug
 from tidemill.systems.blockgtq.allocator import allocate, allocate_within
 from tidemill.systems.blockgtq.calibration import Calibration
 from tidemill.systems.blockgtq.claims import CLAIMS
@@ -81,6 +82,12 @@ def _cli() -> typer.Typer:
     return app
 
 
+def _kv(options: str) -> object:
+    from tidemill.systems.blockgtq.plug import BlockGTQPlug
+
+    return BlockGTQPlug.parse(options)
+
+
 SYSTEM = System(
     name="blockgtq",
     paper=Paper.beside(__file__),
@@ -91,5 +98,16 @@ SYSTEM = System(
     config=BlockGTQConfig,
     run=_run,
     claims=CLAIMS,
+    plugs=(
+        Plug(
+            "kv-cache",
+            "blockgtq",
+            Text(
+                "Keys and values of two to three bits, as blockgtq:k3v3.",
+                "两到三比特的键与值,如 blockgtq:k3v3。",
+            ),
+            _kv,
+        ),
+    ),
     cli=_cli,
 )

@@ -99,8 +99,9 @@ def logits(context: Context, scale: Scale | None = None) -> Iterator[Measurement
 
 
 def _captured(name: str, scale: Scale) -> tuple[Calibration, list[Captured]]:
+    from tidemill.models.hf_capture import capture
     from tidemill.models.hf_rope import frequencies_of
-    from tidemill.systems.blockgtq.capture import calibrate, capture
+    from tidemill.systems.blockgtq.capture import calibrate
 
     model, tokenizer = workloads.load_model(name)
     train = workloads.text("train")

@@ -17,82 +17,23 @@ from typing import Any
 
 import numpy as np
 import torch
-import xxhash
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from tidemill.errors import CorruptFile, InputError
+from tidemill.errors import InputError
+from tidemill.models.checked_tensors import pack, unpack
+from tidemill.models.hf_later import LaterTensor, is_causal
 from tidemill.systems.blockgtq.plan import Plan
 from tidemill.systems.blockgtq.store import PackedStore, Window
 
 ATTENTION = "tidemill_blockgtq"
-"""Name of the attention implementation: ``model.set_attn_implementation(ATTENTION)``."""
 MOST_QUERIES = 16
 """With more at once (a prompt) one layer is unpacked for the time of its attention."""
 SATURATED = 0.001
 """Share of norms out of range from which on to calibrate anew."""
-_MAGIC = b"TMBGQ\r\n\x1a"
 _log = logging.getLogger(__name__)
-
-
-class PackedStates(torch.Tensor):
-    """Keys or values that are unpacked when first used."""
-
-    store: PackedStore
-    count: int
-    which: int
-    seen: int
-
-    @staticmethod
-    def pair(
-        store: PackedStore, count: int, like: torch.Tensor
-    ) -> tuple[PackedStates, PackedStates]:
-        """Of the last ``count`` tokens of ``store``, in the dtype of ``like``."""
-        return PackedStates(store, count, like, 0), PackedStates(store, count, like, 1)
-
-    def __new__(
-        cls, store: PackedStore, count: int, like: torch.Tensor, which: int
-    ) -> PackedStates:
-        """A tensor without storage; see `pair`."""
-        shape = (like.shape[0], like.shape[1], count, like.shape[3])
-        made = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=like.dtype, device=like.device)
-        made.store, made.count = store, count
-        made.which, made.seen = which, store.version
-        return made
-
-    def __repr__(self, **_: object) -> str:
-        """Says what it is instead of unpacking."""
-        return f"PackedStates({tuple(self.shape)}, {self.dtype})"
-
-    def unpacked(self) -> torch.Tensor:
-        """As an ordinary tensor.
-
-        Raises:
-            InputError: The cache went on meanwhile.
-        """
-        if self.store.version != self.seen:
-            raise InputError(
-                f"{self.store.name}: keys of an earlier step — the cache went on; must be used "
-                "before its next update; clone them."
-            )
-        array = self.store.read(self.count)[self.which]
-        return torch.from_numpy(array).to(self.dtype)
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Unpack, then do it."""
-        _told_once()
-        plain = [_unpacked(x) for x in args]
-        return func(*plain, **{name: _unpacked(x) for name, x in (kwargs or {}).items()})
-
-
-def _unpacked(x: Any) -> Any:
-    """``x``, or what is in it, as ordinary tensors: operations take tensors and lists of them."""
-    if isinstance(x, PackedStates):
-        return x.unpacked()
-    return [_unpacked(each) for each in x] if isinstance(x, list) else x
 
 
 class PackedLayer(CacheLayerMixin):
@@ -121,7 +62,27 @@ class PackedLayer(CacheLayerMixin):
         """
         before = self.store.visible
         self.store.append(_array(key_states), _array(value_states))
-        return PackedStates.pair(self.store, before + key_states.shape[2], key_states)
+        return self._states(before + key_states.shape[2], key_states)
+
+    def _states(self, count: int, like: torch.Tensor) -> tuple[LaterTensor, LaterTensor]:
+        shape = (like.shape[0], like.shape[1], count, like.shape[3])
+        seen = self.store.version
+
+        def part(which: int) -> LaterTensor:
+            return LaterTensor.of(
+                shape, like, self.store, lambda: self._unpacked(count, which, seen)
+            )
+
+        return part(0), part(1)
+
+    def _unpacked(self, count: int, which: int, seen: int) -> torch.Tensor:
+        if self.store.version != seen:
+            raise InputError(
+                f"{self.store.name}: keys of an earlier step — the cache went on; must be used "
+                "before its next update; clone them."
+            )
+        _told_once()
+        return torch.from_numpy(self.store.read(count)[which])
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of what `update` will give."""
@@ -143,8 +104,7 @@ class PackedLayer(CacheLayerMixin):
     def offload(self) -> None:
         """Nothing to do: it is on the CPU."""
 
-    def prefetch(self) -> None:
-        """Nothing to do: it is on the CPU."""
+    prefetch = offload
 
     def reset(self) -> None:
         """Forget all tokens."""
@@ -216,16 +176,13 @@ class BlockGTQCache(Cache):
 
     def to_bytes(self) -> bytes:
         """All tokens, for `from_bytes` with the same plan: prefix reuse, suspension."""
-        states = [store.state() for store in self.stores]
-        head = {
-            "plan": self.plan.digest,
-            "counts": [counts for counts, _ in states],
-            "arrays": [[(str(x.dtype), x.shape) for x in arrays] for _, arrays in states],
-        }
-        text = json.dumps(head).encode()
-        body = b"".join(np.ascontiguousarray(x).tobytes() for _, arrays in states for x in arrays)
-        content = len(text).to_bytes(8, "little") + text + body
-        return _MAGIC + xxhash.xxh3_128_digest(content) + content
+        tensors: dict[str, np.ndarray[Any, Any]] = {}
+        counts: list[list[int]] = []
+        for i, store in enumerate(self.stores):
+            numbers, arrays = store.state()
+            counts.append(numbers)
+            tensors |= {f"{i:04}.{j:06}": array for j, array in enumerate(arrays)}
+        return pack(tensors, {"plan": self.plan.digest, "counts": json.dumps(counts)})
 
     @classmethod
     def from_bytes(cls, data: bytes, plan: Plan) -> BlockGTQCache:
@@ -235,26 +192,18 @@ class BlockGTQCache(Cache):
             CorruptFile: It is cut short or damaged.
             InputError: It was packed with another plan.
         """
-        content = memoryview(data)[24:]
-        if data[:8] != _MAGIC or xxhash.xxh3_128_digest(content) != bytes(data[8:24]):
-            raise CorruptFile(
-                "cache bytes — their checksum differs; must be whole and what to_bytes gave."
-            )
-        size = int.from_bytes(content[:8], "little")
-        head = json.loads(bytes(content[8 : 8 + size]))
-        if head["plan"] != plan.digest:
+        tensors, facts = unpack(data, "cache bytes", "start the text anew")
+        if facts["plan"] != plan.digest:
             raise InputError(
-                f"cache bytes of plan {head['plan'][:12]} — this plan is {plan.digest[:12]}; must "
-                "be the same calibration and bits."
+                f"cache bytes of plan {facts['plan'][:12]} — this plan is {plan.digest[:12]}; "
+                "must be the same calibration and bits."
             )
-        made, at = cls(plan), 8 + size
-        for store, counts, arrays in zip(made.stores, head["counts"], head["arrays"], strict=True):
-            found: list[np.ndarray[Any, Any]] = []
-            for dtype, shape in arrays:
-                count = int(np.prod(shape))
-                found.append(np.frombuffer(content, dtype, count, at).reshape(shape))
-                at += found[-1].nbytes
-            store.restore(counts, found)
+        made = cls(plan)
+        for i, (store, counts) in enumerate(
+            zip(made.stores, json.loads(facts["counts"]), strict=True)
+        ):
+            names = sorted(name for name in tensors if name.startswith(f"{i:04}."))
+            store.restore(counts, [tensors[name] for name in names])
         return made
 
 
@@ -281,31 +230,20 @@ def packed_attention(
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if (
-        isinstance(key, PackedStates)
+        isinstance(key, LaterTensor)
+        and isinstance(key.source, PackedStore)
         and query.shape[2] <= MOST_QUERIES
         and rest.get("softcap") is None
-        and _is_causal(attention_mask, query.shape[2], key.store.window.sliding)
+        and is_causal(attention_mask, query.shape[2], key.source.window.sliding)
     ):
-        made = key.store.attend(_array(query), scale, threads=torch.get_num_threads())
+        made = key.source.attend(_array(query), scale, threads=torch.get_num_threads())
         out = torch.from_numpy(np.ascontiguousarray(made.transpose(0, 2, 1, 3)))
         return out.to(query.dtype), None
-    plain = [x.unpacked() if isinstance(x, PackedStates) else x for x in (key, value)]
+    plain = [x.now() if isinstance(x, LaterTensor) else x for x in (key, value)]
     made, _ = sdpa_attention_forward(
         module, query, plain[0], plain[1], attention_mask, scaling=scaling, **rest
     )
     return made, None
-
-
-def _is_causal(mask: torch.Tensor | None, queries: int, sliding: int) -> bool:
-    """Whether each query sees itself and all before it, within the window."""
-    if mask is None:
-        return True
-    allowed = mask if mask.dtype == torch.bool else mask == 0
-    columns = allowed.shape[-1]
-    last = torch.arange(columns - queries, columns)[:, None]
-    seen = torch.arange(columns)[None, :]
-    wanted = (seen <= last) & ((seen > last - sliding) if sliding else torch.tensor(True))
-    return bool((allowed == wanted).all())
 
 
 @cache

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.errors import ConfigError, CorruptFile, InputError
+from tidemill.models.checked_tensors import pack, replace_file, unpack
 from tidemill.models.lloyd_max import Marginal
 from tidemill.systems.blockgtq.allocator import Widths, allocate, allocate_within
 from tidemill.systems.blockgtq.config import Mode, check_bits, check_windows
@@ -93,11 +90,8 @@ class Calibration:
         Raises:
             InputError: It cannot be written.
         """
-        from safetensors.numpy import save
-
-        path = Path(path)
         tensors = {
-            f"{i}.{name}": np.ascontiguousarray(getattr(layer, name))
+            f"{i}.{name}": getattr(layer, name)
             for i, layer in enumerate(self.layers)
             for name in _FIELDS
         }
@@ -108,21 +102,7 @@ class Calibration:
             "text_sha256": self.text_sha256,
             "n_tokens": str(self.n_tokens),
         }
-        content = save(tensors, facts | {"checksum": _checksum(tensors, facts)})
-        draft = path.with_name(f".{path.name}.{token_hex(6)}.tmp")
-        try:
-            with draft.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        except OSError as error:
-            raise InputError(
-                f"{path} — cannot be written: {error.strerror}; must be a file in a writable "
-                "folder; what was there is untouched."
-            ) from error
-        finally:
-            draft.unlink(missing_ok=True)
+        replace_file(Path(path), pack(tensors, facts))
 
     @classmethod
     def load(cls, path: str | Path, model: PreTrainedModel | None = None) -> Calibration:
@@ -179,6 +159,7 @@ def _head(
     mean = layer.key_mean[head]
     return head_plan(
         _widths(layer, head, k_bits=k_bits, mode=mode, peel=peel),
+        scales=_scales(layer, head, peel=peel) if is_compact else None,
         norms=norms if is_compact else None,
         v_bits=v_bits,
         v_range=(low, high) if is_compact else None,
@@ -201,31 +182,24 @@ def _widths(layer: LayerStatistics, head: int, *, k_bits: float, mode: Mode, pee
     return allocate_within(query * energy, int(2 * blocks * k_bits) + 16, 8)
 
 
-def _checksum(tensors: Mapping[str, NDArray[np.generic]], facts: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(dict(sorted(facts.items()))).encode())
-    for name in sorted(tensors):
-        digest.update(f"{name}{tensors[name].dtype}{tensors[name].shape}".encode())
-        digest.update(tensors[name].tobytes())
-    return digest.hexdigest()
+def _scales(layer: LayerStatistics, head: int, *, peel: bool) -> NDArray[np.float64]:
+    """How much each block is stretched before it shares its group's error with the others.
+
+    A group's error falls equally on its blocks: D · Σ a²e / B over each a², and moves logits by
+    Σ w / a² of that (w, e: energies of queries and keys). Least at a² = √(w / e): Σ√(we) squared in
+    place of Σw Σe, which is larger wherever queries are strong in other blocks than keys.
+    """
+    energy = layer.residual_energy[head] if peel else layer.key_energy[head]
+    query = layer.query_energy[head]
+    least = 1e-6 * np.array([query.max(), energy.max()]) + 1e-30
+    return (np.maximum(query, least[0]) / np.maximum(energy, least[1])) ** 0.25
 
 
 def _read(path: Path) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         raise InputError(f"{path} — there is no such file; must be what Calibration.save wrote.")
-    wrong = f"{path} — {{}}; must be whole and what Calibration.save wrote; calibrate again."
-    try:
-        opened = cast(Any, safe_open)(path, framework="numpy")  # untyped
-        with opened as file:
-            facts: dict[str, str] = dict(file.metadata() or {})
-            names: list[str] = list(file.keys())
-            tensors: dict[str, NDArray[np.generic]] = {n: file.get_tensor(n) for n in names}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CorruptFile(wrong.format(error)) from error
-    if facts.get("format") != _FORMAT:
-        raise CorruptFile(wrong.format(f"format {facts.get('format')!r}"))
-    checksum = facts.pop("checksum", "")
-    if checksum != _checksum(tensors, facts) or len(tensors) % len(_FIELDS):
-        raise CorruptFile(wrong.format("its checksum differs"))
+    tensors, facts = unpack(path.read_bytes(), str(path), "calibrate again")
+    if facts.get("format") != _FORMAT or len(tensors) % len(_FIELDS):
+        found = facts.get("format")
+        raise CorruptFile(f"{path} — format {found!r}; must be {_FORMAT}; calibrate again.")
     return tensors, facts

@@ -63,7 +63,17 @@ void place_group(Group& group, size_t& offset) {
   for (size_t i = 0; i + 1 < c.size(); ++i) group.thresholds.push_back((c[i] + c[i + 1]) / 2);
 }
 
+void make_norm_tables(Group& group) {
+  for (unsigned i = 0; i < 8; ++i) {
+    const float step = group.step, code = static_cast<float>(i);
+    group.norm_tables.low[i] = std::exp2(step * (code - 1));
+    group.norm_tables.middle[i] = std::exp2(step * 8 * code);
+    group.norm_tables.high[i] = std::exp2(group.low + (i < 4 ? step * 64 * code : 0));
+  }
+}
+
 void make_tables(Group& group, bool is_key) {
+  if (group.is_logarithmic) make_norm_tables(group);
   const float top = group.centroids.back();
   if (group.width < kWide) {
     const float reach = is_key ? 31.5f : 32.0f;
@@ -110,21 +120,30 @@ bool Group::set_norm(uint8_t* tile, size_t slot, float norm) const {
   return level < 1 || level > 255;
 }
 
-void Rotation::forward(const float* x, float* y) const {
+Transform::Transform(size_t dim_, const float* rows, const float* inverse)
+    : dim(dim_),
+      columns(dim_ * dim_),
+      inverse_rows(inverse, inverse + dim_ * dim_),
+      inverse_columns(dim_ * dim_) {
+  for (size_t i = 0; i < dim; ++i)
+    for (size_t j = 0; j < dim; ++j) {
+      columns[i * dim + j] = rows[j * dim + i];
+      inverse_columns[i * dim + j] = inverse[j * dim + i];
+    }
+}
+
+// Sums of the lists' rows, weighted with x.
+static void combine(const std::vector<float>& rows, size_t dim, const float* x, float* y) {
   std::fill_n(y, dim, 0.0f);
   for (size_t i = 0; i < dim; ++i) {
-    const float* column = columns.data() + i * dim;
-    for (size_t j = 0; j < dim; ++j) y[j] += column[j] * x[i];
+    const float* row = rows.data() + i * dim;
+    for (size_t j = 0; j < dim; ++j) y[j] += row[j] * x[i];
   }
 }
 
-void Rotation::backward(const float* y, float* x) const {
-  std::fill_n(x, dim, 0.0f);
-  for (size_t j = 0; j < dim; ++j) {
-    const float* row = rows.data() + j * dim;
-    for (size_t i = 0; i < dim; ++i) x[i] += row[i] * y[j];
-  }
-}
+void Transform::forward(const float* x, float* y) const { combine(columns, dim, x, y); }
+void Transform::backward(const float* y, float* x) const { combine(inverse_columns, dim, y, x); }
+void Transform::dual(const float* q, float* y) const { combine(inverse_rows, dim, q, y); }
 
 void Codec::finish() {
   size_t offset = 0, first = 0;
@@ -139,17 +158,9 @@ void Codec::finish() {
   place_group(value, offset);
   make_tables(value, false);
   tile_bytes = offset;
-  for (const uint32_t block : mean_blocks)
-    for (size_t t = 0; t < kTile; ++t) {
-      turn_cos.push_back(static_cast<float>(std::cos(frequencies[block] * static_cast<double>(t))));
-      turn_sin.push_back(static_cast<float>(std::sin(frequencies[block] * static_cast<double>(t))));
-    }
-  for (Rotation* rotation : {&key_rotation, &value_rotation}) {
-    rotation->dim = dim;
-    rotation->columns.resize(dim * dim);
-    for (size_t i = 0; i < dim; ++i)
-      for (size_t j = 0; j < dim; ++j) rotation->columns[i * dim + j] = rotation->rows[j * dim + i];
-  }
+  for (uint32_t i = 0; i < dim / 2; ++i)
+    if (mean[i] != 0 || mean[i + dim / 2] != 0) mean_blocks.push_back(i);
+  waves = Waves(mean_blocks, frequencies);
 }
 
 void Codec::add_mean(int64_t position, float sign, float* key) const {
@@ -163,13 +174,13 @@ void Codec::add_mean(int64_t position, float sign, float* key) const {
   }
 }
 
-unsigned Codec::encode(const float* key, const float* value_in, int64_t position, uint8_t* tile,
+unsigned Codec::encode(const float* key_in, const float* value_in, int64_t position, uint8_t* tile,
                        size_t slot) const {
   float residual[kMaxDim], turned[kMaxDim];
   uint8_t codes[kMaxDim];
-  std::copy_n(key, dim, residual);
+  std::copy_n(key_in, dim, residual);
   add_mean(position, -1, residual);
-  key_rotation.forward(residual, turned);
+  key.forward(residual, turned);
   unsigned saturated = 0;
   for (const Group& group : groups) {
     saturated += group.set_norm(tile, slot, quantise(group, turned + group.first, codes));
@@ -178,7 +189,8 @@ unsigned Codec::encode(const float* key, const float* value_in, int64_t position
       put(tile + group.codes + place.vector * 4 * group.width, group.width, place.at, codes[i]);
     }
   }
-  value_rotation.forward(value_in, turned);
+  for (size_t i = 0; i < dim; ++i) residual[i] = value_in[i] - value_mean[i];
+  value_basis.forward(residual, turned);
   saturated += value.set_norm(tile, slot, quantise(value, turned, codes));
   for (size_t i = 0; i < dim; ++i) {
     const Place place = value_place(i, slot);
@@ -187,7 +199,7 @@ unsigned Codec::encode(const float* key, const float* value_in, int64_t position
   return saturated;
 }
 
-void Codec::decode(const uint8_t* tile, size_t slot, int64_t position, float* key,
+void Codec::decode(const uint8_t* tile, size_t slot, int64_t position, float* key_out,
                    float* value_out) const {
   float turned[kMaxDim];
   for (const Group& group : groups) {
@@ -198,15 +210,16 @@ void Codec::decode(const uint8_t* tile, size_t slot, int64_t position, float* ke
       turned[group.first + i] = norm * group.centroids[get(vector, group.width, place.at)];
     }
   }
-  key_rotation.backward(turned, key);
-  add_mean(position, 1, key);
+  key.backward(turned, key_out);
+  add_mean(position, 1, key_out);
   const float norm = value.norm(tile, slot);
   for (size_t i = 0; i < dim; ++i) {
     const Place place = value_place(i, slot);
     const uint8_t* vector = tile + value.codes + place.vector * 4 * value.width;
     turned[i] = norm * value.centroids[get(vector, value.width, place.at)];
   }
-  value_rotation.backward(turned, value_out);
+  value_basis.backward(turned, value_out);
+  for (size_t i = 0; i < dim; ++i) value_out[i] += value_mean[i];
 }
 
 }  // namespace tidemill::blockgtq

@@ -10,6 +10,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "exponent.hpp"
+#include "waves.hpp"
+
 namespace tidemill::blockgtq {
 
 inline constexpr size_t kTile = 32;
@@ -58,6 +61,7 @@ struct Group {
   size_t norms, codes;  // offsets in the tile
   float low, step;      // 8-bit norms: log2 of code 1, and of a step
   bool is_logarithmic;  // 8-bit log norms, else fp16
+  NormTables norm_tables;
   std::vector<float> centroids, thresholds;
   alignas(32) uint8_t narrow[16] = {};  // centroids on 0..63 (keys) or -32..32 (values)
   float narrow_scale = 0;
@@ -88,29 +92,35 @@ inline Place value_place(size_t dim, size_t slot) {
   return {dim / 8 * 8 + slot / 4, 4 * (dim % 8) + slot % 4};
 }
 
-// A vector of coordinates, turned by an orthogonal matrix given by rows.
-struct Rotation {
+// An invertible change of coordinates: a rotation, after a scaling that spends the error where it
+// hurts least.
+struct Transform {
   size_t dim;
-  std::vector<float> rows, columns;
+  std::vector<float> columns;                        // of the matrix M
+  std::vector<float> inverse_rows, inverse_columns;  // of its inverse
+  Transform() = default;
+  Transform(size_t dim, const float* rows, const float* inverse);
   void forward(const float* x, float* y) const;   // y = M x
-  void backward(const float* y, float* x) const;  // x = Mᵀ y
+  void backward(const float* y, float* x) const;  // x = M⁻¹ y
+  void dual(const float* q, float* y) const;      // y = M⁻ᵀ q, so that yᵀ M x = qᵀ x
 };
 
 struct Codec {
   size_t dim, key_bytes = 0, tile_bytes = 0;
   std::vector<Group> groups;
   Group value;
-  Rotation key_rotation, value_rotation;
-  std::vector<float> mean;            // what is taken off each key, before RoPE; empty if nothing
-  std::vector<uint32_t> mean_blocks;  // the RoPE blocks where it is not zero
+  Transform key, value_basis;
+  std::vector<float> mean;            // taken off each key, before RoPE
+  std::vector<float> value_mean;      // taken off each value
+  std::vector<uint32_t> mean_blocks;  // the RoPE blocks where the mean is not zero
   std::vector<double> frequencies;    // of all blocks, radians per position
-  std::vector<float> turn_cos, turn_sin;  // of mean blocks x offsets in a tile
+  Waves waves;                        // of the blocks that carry the mean
 
   void finish();
   // Writes token `slot` of a tile; returns how many norms were out of range.
-  unsigned encode(const float* key, const float* value_in, int64_t position, uint8_t* tile,
+  unsigned encode(const float* key_in, const float* value_in, int64_t position, uint8_t* tile,
                   size_t slot) const;
-  void decode(const uint8_t* tile, size_t slot, int64_t position, float* key,
+  void decode(const uint8_t* tile, size_t slot, int64_t position, float* key_out,
               float* value_out) const;
   void add_mean(int64_t position, float sign, float* key) const;
 };

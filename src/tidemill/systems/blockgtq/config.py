@@ -62,36 +62,20 @@ class BlockGTQConfig:
     )
     mode: Mode = field(
         default=Mode.COMPACT,
-        metadata=_help(
-            "How the bits are spent: paper, compact or uniform.",
-            "比特分配方式:paper、compact 或 uniform。",
-        ),
+        metadata=_help("paper, compact or uniform.", "比特分配:paper、compact 或 uniform。"),
     )
     mean_peel: bool = field(
         default=True,
-        metadata=_help(
-            "Take the calibrated mean key off before quantising (compact only).",
-            "量化前减去标定得到的键均值(仅 compact)。",
-        ),
+        metadata=_help("Take the mean key off first (compact).", "先减去键均值(compact)。"),
     )
-    sink: int = field(
-        default=0, metadata=_help("First tokens that stay dense.", "保持稠密的起始词元数。")
-    )
-    recent: int = field(
-        default=0, metadata=_help("Last tokens that stay dense.", "保持稠密的末尾词元数。")
-    )
+    sink: int = field(default=0, metadata=_help("First tokens kept dense.", "起始稠密词元数。"))
+    recent: int = field(default=0, metadata=_help("Last tokens kept dense.", "末尾稠密词元数。"))
     tokens: int = field(
         default=4096,
-        metadata=_help(
-            "Tokens of the cache that is attended to; the capture is repeated to fill it.",
-            "参与注意力的缓存词元数,由采集样本重复填充。",
-        ),
+        metadata=_help("Tokens attended to, the capture repeated.", "参与注意力的词元数。"),
     )
     seed: int = field(
-        default=0,
-        metadata=_help(
-            "Seed of the offsets that errors are measured at.", "误差测量所用偏移的随机种子。"
-        ),
+        default=0, metadata=_help("Seed of the offsets of logit errors.", "误差偏移的随机种子。")
     )
     threads: int = field(default=2, metadata=_help("Threads that attend.", "注意力计算的线程数。"))
 

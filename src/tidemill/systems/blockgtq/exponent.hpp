@@ -16,6 +16,11 @@ inline constexpr float kPowers[] = {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f,
                                     2.4022651e-1f, 6.9314718e-1f, 1.0f};
 inline constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
 
+// 2^(low + step * (code - 1)) as entries of three tables: bits 0-2, 3-5 and 6-7 of the code.
+struct NormTables {
+  alignas(32) float low[8] = {}, middle[8] = {}, high[8] = {};
+};
+
 // 2^x for x <= 127, relative error below 3e-7; 0 below 2^-126.
 inline float exp2_fast(float x) {
   const float bounded = x < -126.0f ? -126.0f : x;
@@ -65,34 +70,19 @@ inline float exponentials(float* x, size_t count, float top) {
   return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
 
-// weights * norms as 0..255, 32 of them; returns what a level stands for.
-inline float levels_of(const float* weights, const float* norms, uint8_t* levels) {
-  __m256 product[4], top = _mm256_setzero_ps();
-  for (size_t i = 0; i < 4; ++i) {
-    product[i] = _mm256_mul_ps(_mm256_loadu_ps(weights + 8 * i), _mm256_loadu_ps(norms + 8 * i));
-    top = _mm256_max_ps(top, product[i]);
-  }
-  const float highest = highest_lane(top);
-  const __m256 inverse = _mm256_set1_ps(highest > 0 ? 255.0f / highest : 0.0f);
-  __m256i whole[4];
-  for (size_t i = 0; i < 4; ++i) whole[i] = _mm256_cvtps_epi32(_mm256_mul_ps(product[i], inverse));
-  const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(whole[0], whole[1]),
-                                            _mm256_packs_epi32(whole[2], whole[3]));
-  _mm256_storeu_si256(
-      reinterpret_cast<__m256i*>(levels),
-      _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
-  return highest / 255.0f;
-}
-
-// Norms from their 8-bit codes: 0, or 2^(low + step * (code - 1)).
-inline void norms_of(const uint8_t* codes, float low, float step, float* norms) {
+// Norms from their 8-bit codes: 0, or the product of three small tables' entries.
+inline void norms_of(const uint8_t* codes, const NormTables& tables, float* norms) {
+  const __m256 low = _mm256_load_ps(tables.low), middle = _mm256_load_ps(tables.middle);
+  const __m256 high = _mm256_load_ps(tables.high);
   for (size_t t = 0; t < 32; t += 8) {
     const __m256i code =
         _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + t)));
-    const __m256 log =
-        _mm256_fmadd_ps(_mm256_cvtepi32_ps(code), _mm256_set1_ps(step), _mm256_set1_ps(low - step));
+    const __m256 ends = _mm256_mul_ps(_mm256_permutevar8x32_ps(low, code),
+                                      _mm256_permutevar8x32_ps(high, _mm256_srli_epi32(code, 6)));
+    const __m256 norm =
+        _mm256_mul_ps(ends, _mm256_permutevar8x32_ps(middle, _mm256_srli_epi32(code, 3)));
     const __m256i some = _mm256_cmpgt_epi32(code, _mm256_setzero_si256());
-    _mm256_storeu_ps(norms + t, _mm256_and_ps(exp2_fast(log), _mm256_castsi256_ps(some)));
+    _mm256_storeu_ps(norms + t, _mm256_and_ps(norm, _mm256_castsi256_ps(some)));
   }
 }
 
@@ -113,20 +103,12 @@ inline float exponentials(float* x, size_t count, float top) {
   return (pair(0) + pair(2)) + (pair(1) + pair(3));
 }
 
-inline float levels_of(const float* weights, const float* norms, uint8_t* levels) {
-  float top = 0;
-  for (size_t t = 0; t < 32; ++t) top = std::max(top, weights[t] * norms[t]);
-  const float inverse = top > 0 ? 255.0f / top : 0.0f;
+inline void norms_of(const uint8_t* codes, const NormTables& tables, float* norms) {
   for (size_t t = 0; t < 32; ++t) {
-    const float level = weights[t] * norms[t] * inverse + kRound;  // rounds half to even
-    levels[t] = static_cast<uint8_t>(static_cast<int32_t>(level - kRound));
+    const unsigned code = codes[t];
+    norms[t] =
+        code ? tables.low[code & 7] * tables.high[code >> 6] * tables.middle[code >> 3 & 7] : 0;
   }
-  return top / 255.0f;
-}
-
-inline void norms_of(const uint8_t* codes, float low, float step, float* norms) {
-  for (size_t t = 0; t < 32; ++t)
-    norms[t] = codes[t] == 0 ? 0.0f : exp2_fast(low - step + step * static_cast<float>(codes[t]));
 }
 
 #endif

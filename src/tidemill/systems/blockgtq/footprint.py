@@ -107,7 +107,7 @@ def _piece(
     sample: workloads.Captured, start: int, count: int
 ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], ...]:
     """Keys at positions ``start``… and values, 1 x KV heads x count x dim."""
-    from tidemill.systems.blockgtq.statistics import rotate
+    from tidemill.models.hf_rope import rotate
 
     at = np.arange(start, start + count)
     order = at % sample.keys.shape[1]

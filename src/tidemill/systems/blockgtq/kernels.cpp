@@ -1,13 +1,16 @@
 // What Python sees: a codec per KV head, tiles in buffers that NumPy owns, the GIL released.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "attend.hpp"
 #include "codec.hpp"
+#include "kv_bindings.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -45,16 +48,23 @@ Group make_group(unsigned width, std::vector<float> centroids, size_t dims, floa
   return group;
 }
 
-Codec make_codec(const std::vector<Group>& groups, In<float, 2> key_rotation, const Group& value,
-                 In<float, 2> value_rotation, In<float, 1> mean, In<double, 1> frequencies) {
+Transform make_transform(size_t dim, const std::pair<In<float, 2>, In<float, 2>>& given) {
+  for (const In<float, 2>& matrix : {given.first, given.second})
+    require(matrix.shape(0) == dim && matrix.shape(1) == dim, "matrices must be dim x dim");
+  return {dim, given.first.data(), given.second.data()};
+}
+
+using Matrices = std::pair<In<float, 2>, In<float, 2>>;  // a matrix and its inverse
+
+Codec make_codec(const std::vector<Group>& groups, const Matrices& key, const Group& value,
+                 const Matrices& value_basis, In<float, 1> mean, In<float, 1> value_mean,
+                 In<double, 1> frequencies) {
   Codec codec;
-  codec.dim = key_rotation.shape(0);
+  codec.dim = key.first.shape(0);
   require(codec.dim % 8 == 0 && codec.dim <= kMaxDim, "dim must be a multiple of 8, at most 512");
-  require(key_rotation.shape(1) == codec.dim && value_rotation.shape(0) == codec.dim &&
-              value_rotation.shape(1) == codec.dim,
-          "rotations must be dim x dim");
-  require(mean.size() == codec.dim && frequencies.size() == codec.dim / 2,
-          "mean must hold dim numbers, frequencies dim/2");
+  require(mean.size() == codec.dim && value_mean.size() == codec.dim &&
+              frequencies.size() == codec.dim / 2,
+          "means must hold dim numbers, frequencies dim/2");
   size_t dims = 0;
   for (const Group& group : groups) {
     require(group.dims >= 2 && group.dims % 2 == 0, "a group holds whole RoPE blocks");
@@ -64,12 +74,11 @@ Codec make_codec(const std::vector<Group>& groups, In<float, 2> key_rotation, co
   require(value.width <= 4, "values take 1-4 bits");
   codec.groups = groups;
   codec.value = value;
-  codec.key_rotation.rows = copy<float>(key_rotation);
-  codec.value_rotation.rows = copy<float>(value_rotation);
+  codec.key = make_transform(codec.dim, key);
+  codec.value_basis = make_transform(codec.dim, value_basis);
   codec.mean = copy<float>(mean);
+  codec.value_mean = copy<float>(value_mean);
   codec.frequencies = copy<double>(frequencies);
-  for (uint32_t i = 0; i < codec.dim / 2; ++i)
-    if (codec.mean[i] != 0 || codec.mean[i + codec.dim / 2] != 0) codec.mean_blocks.push_back(i);
   codec.finish();
   return codec;
 }
@@ -145,6 +154,15 @@ void attend_tiles(const std::vector<const Codec*>& codecs, const std::vector<Til
   attend(request);
 }
 
+// What the mean alone adds to the scores (log2) of whole tiles of tokens from position `base`.
+void mean_scores(const Codec& codec, In<float, 1> query, Out<float, 1> out, int64_t base) {
+  require(query.size() == codec.dim && out.size() % kTile == 0, "query: dim; out: whole tiles");
+  const Amplitudes head(codec.waves, query.data(), codec.mean.data(), codec.dim / 2, 1.0f);
+  Phases phases(codec.waves, base);
+  for (size_t at = 0; at < out.size(); at += kTile, phases.next())
+    wave_scores(codec.waves, phases, head, out.data() + at);
+}
+
 template <class Cell>
 void attend_dense_rows(In<Cell, 3> keys, In<Cell, 3> values, In<float, 3> queries,
                        Out<float, 3> out, size_t tokens, float scale, unsigned threads) {
@@ -182,8 +200,9 @@ void register_blockgtq(nb::module_& m) {
       .def_ro("dim", &Codec::dim)
       .def_ro("key_bytes", &Codec::key_bytes)
       .def_ro("tile_bytes", &Codec::tile_bytes);
-  m.def("make_codec", &make_codec, "groups"_a, "key_rotation"_a, "value"_a, "value_rotation"_a,
-        "mean"_a, "frequencies"_a);
+  m.def("make_codec", &make_codec, "groups"_a, "key"_a, "value"_a, "value_basis"_a, "mean"_a,
+        "value_mean"_a, "frequencies"_a);
+  m.def("mean_scores", &mean_scores, "codec"_a, "query"_a, "out"_a.noconvert(), "base"_a);
   m.def("encode", &encode, "codec"_a, "keys"_a.noconvert(), "values"_a.noconvert(),
         "tiles"_a.noconvert(), "start"_a, "base"_a);
   m.def("decode", &decode, "codec"_a, "tiles"_a.noconvert(), "start"_a, "base"_a,
@@ -195,4 +214,5 @@ void register_blockgtq(nb::module_& m) {
         "queries"_a, "out"_a.noconvert(), "tokens"_a, "scale"_a, "threads"_a);
   m.def("attend_dense", &attend_dense_rows<float>, "keys"_a.noconvert(), "values"_a.noconvert(),
         "queries"_a, "out"_a.noconvert(), "tokens"_a, "scale"_a, "threads"_a);
+  bind_kv(m);
 }

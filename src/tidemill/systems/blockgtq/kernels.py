@@ -5,7 +5,7 @@ Arrays are C-contiguous float32 unless said otherwise. Equal input gives equal c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Protocol, TypeAlias, cast
 
@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill import native
+from tidemill.models.sockets import NativeKVCache
 
 F32: TypeAlias = "NDArray[np.float32]"
 Bytes: TypeAlias = "NDArray[np.uint8]"
 TILE = 32
 """Tokens of a tile."""
-
-
-class Group(Protocol):
-    """One width group; opaque to Python."""
+Group: TypeAlias = object
+PackedArena: TypeAlias = object
+"""Memory that packed sequences share."""
 
 
 class Codec(Protocol):
@@ -35,6 +35,9 @@ class Codec(Protocol):
 class Kernels(Protocol):
     """What both native levels offer."""
 
+    PackedArena: Callable[[int, int, list[Codec], bool, int], PackedArena]
+    """Of layers, KV heads, their codecs, whether RoPE is interleaved, and pages."""
+
     def make_group(
         self, width: int, centroids: Sequence[float], dims: int, low: float, high: float
     ) -> Group:
@@ -44,14 +47,15 @@ class Kernels(Protocol):
     def make_codec(
         self,
         groups: Sequence[Group],
-        key_rotation: F32,
+        key: tuple[F32, F32],
         value: Group,
-        value_rotation: F32,
+        value_basis: tuple[F32, F32],
         *,
         mean: F32,
+        value_mean: F32,
         frequencies: NDArray[np.float64],
     ) -> Codec:
-        """Rotations dim x dim, rows in the order of the groups; ``mean``: taken off before RoPE."""
+        """Of matrices dim x dim with their inverses; means are taken off, keys' before RoPE."""
         ...
 
     def encode(
@@ -90,21 +94,8 @@ class Kernels(Protocol):
         """
         ...
 
-    def attend_dense(
-        self,
-        keys: NDArray[np.generic],
-        values: NDArray[np.generic],
-        queries: F32,
-        out: F32,
-        *,
-        tokens: int,
-        scale: float,
-        threads: int,
-    ) -> None:
-        """Over halves (uint16) or floats, whole tiles.
-
-        Keys rows x tiles x (dim x 32), values rows x tokens x dim.
-        """
+    def packed_kv(self, arena: PackedArena) -> NativeKVCache:
+        """A new sequence of a native decoder whose tiles come from ``arena``."""
         ...
 
 

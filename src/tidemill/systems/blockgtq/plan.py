@@ -52,6 +52,7 @@ class HeadPlan:
 
     Args:
         widths: Bits of each RoPE block.
+        scales: What each block is multiplied with before its group is rotated; queries are divided.
         groups: The blocks by width.
         v_bits: Bits of a value's coordinate.
         v_range: log2 of the values' norms, or none: halves.
@@ -62,6 +63,7 @@ class HeadPlan:
     """
 
     widths: tuple[int, ...]
+    scales: tuple[float, ...]
     groups: tuple[WidthGroup, ...]
     v_bits: int
     v_range: tuple[float, float]
@@ -98,6 +100,7 @@ class HeadPlan:
     def native(self, frequencies: NDArray[np.float64], level: str | None = None) -> kernels.Codec:
         """A codec at ``level`` for a mean that turns with ``frequencies``."""
         native = kernels.load(level)
+        turn = _as_float(self.dim, self.v_seed)
         groups = [
             native.make_group(
                 g.width, codebook(g.width, g.dims, self.marginal), g.dims, g.low, g.high
@@ -109,29 +112,35 @@ class HeadPlan:
         )
         return native.make_codec(
             groups,
-            self.key_rotation(),
+            self.key_basis(),
             value,
-            _as_float(self.dim, self.v_seed),
+            (turn, np.ascontiguousarray(turn.T)),
             mean=np.array(self.mean, dtype=np.float32),
+            value_mean=np.zeros(self.dim, np.float32),
             frequencies=frequencies,
         )
 
-    def key_rotation(self) -> NDArray[np.float32]:
-        """Permutation to groups and each group's rotation, as one d x d matrix."""
-        made = np.zeros((self.dim, self.dim), dtype=np.float32)
-        row = 0
+    def key_basis(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Permutation to groups, scales and their rotations as one matrix, and its inverse."""
+        made = np.zeros((2, self.dim, self.dim))
+        row, scales = 0, np.array(self.scales * 2)
         for g in self.groups:
             dims = [*g.blocks, *(block + self.dim // 2 for block in g.blocks)]
-            made[row : row + g.dims, dims] = _as_float(g.dims, KEY_SEED + g.width)
+            rows = slice(row, row + g.dims)
+            turn = rotation(g.dims, KEY_SEED + g.width)
+            made[0, rows, dims] = turn.T * scales[dims][:, None]
+            made[1, dims, rows] = turn.T / scales[dims][:, None]
             row += g.dims
-        return made
+        return made[0].astype(np.float32), made[1].astype(np.float32)
 
     def distortion(self, energy: NDArray[np.float64]) -> float:
         """Expected squared error of a key over its squared norm, given E‖k_i‖² of its blocks."""
-        lost = sum(
-            float(energy[list(g.blocks)].sum()) * distortion(g.width, g.dims, self.marginal)
-            for g in self.groups
-        )
+        lost, squares = 0.0, np.array(self.scales) ** 2
+        for g in self.groups:
+            blocks = list(g.blocks)
+            scaled = float((energy[blocks] * squares[blocks]).mean())
+            share = distortion(g.width, g.dims, self.marginal)
+            lost += share * scaled * float((1 / squares[blocks]).sum())
         return lost / max(float(energy.sum()), 1e-30)
 
 
@@ -187,7 +196,16 @@ class Plan:
         text = json.dumps(
             [
                 [
-                    [h.widths, h.v_bits, h.v_range, h.marginal, h.mean, h.frequencies, h.v_seed]
+                    [
+                        h.widths,
+                        h.scales,
+                        h.v_bits,
+                        h.v_range,
+                        h.marginal,
+                        h.mean,
+                        h.frequencies,
+                        h.v_seed,
+                    ]
                     + [[g.low, g.high] for g in h.groups]
                     for h in layer
                 ]
@@ -203,9 +221,10 @@ def _as_float(dim: int, seed: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(rotation(dim, seed), dtype=np.float32)
 
 
-def head_plan(
+def head_plan(  # noqa: PLR0913 - one parameter per fact, all but one by name
     widths: tuple[int, ...],
     *,
+    scales: NDArray[np.float64] | None = None,
     norms: NDArray[np.float16] | None,
     v_bits: int,
     v_range: tuple[float, float] | None,
@@ -217,13 +236,19 @@ def head_plan(
     """Group the blocks by width, for KV head number ``head``.
 
     ``norms`` (S, B) of sampled tokens give 8-bit norms their range; without, norms are halves.
+    ``scales`` (B,) of the blocks, relative: each group's are brought to a geometric mean of 1.
     """
+    factors = np.ones(len(widths)) if scales is None else scales.copy()
+    for width in set(widths):
+        of_group = np.array(widths) == width
+        factors[of_group] /= np.exp(np.log(factors[of_group]).mean())
     groups: list[WidthGroup] = []
     for width in sorted(set(widths)):
         blocks = tuple(i for i, w in enumerate(widths) if w == width)
-        groups.append(WidthGroup(width, blocks, *_range(norms, blocks)))
+        groups.append(WidthGroup(width, blocks, *_range(norms, blocks, factors)))
     return HeadPlan(
         widths,
+        tuple(factors.tolist()),
         tuple(groups),
         v_bits,
         _FP16 if v_range is None else (v_range[0] - 0.5, v_range[1] + 0.5),
@@ -234,11 +259,14 @@ def head_plan(
     )
 
 
-def _range(norms: NDArray[np.float16] | None, blocks: tuple[int, ...]) -> tuple[float, float]:
+def _range(
+    norms: NDArray[np.float16] | None, blocks: tuple[int, ...], factors: NDArray[np.float64]
+) -> tuple[float, float]:
     """Half an octave around what calibration saw of the group's norm."""
     if norms is None:
         return _FP16
-    lengths = np.sqrt((norms[:, list(blocks)].astype(np.float64) ** 2).sum(axis=1))
+    chosen = list(blocks)
+    lengths = np.linalg.norm(norms[:, chosen].astype(np.float64) * factors[chosen], axis=1)
     lengths = np.maximum(lengths, max(float(lengths.max()) * 2.0**-16, 1e-20))
     logs = np.log2(lengths)
     return float(logs.min()) - 0.5, float(logs.max()) + 0.5

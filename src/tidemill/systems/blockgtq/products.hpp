@@ -13,19 +13,20 @@ inline constexpr size_t kHeads = 8;  // query heads that share one pass over the
 inline constexpr float kMiddle = 31.5f;
 
 // Query heads of one group, packed as the products want them: narrow, four int8 to a quad, the half
-// quad's two twice; wide, four int16 to a quad, then two.
+// quad's two twice; wide, four int16 to a quad, then two. A score is norm * (factor * product +
+// offset).
 struct GroupQuery {
   std::vector<int32_t> packed;
   size_t stride = 0;  // int32 per head
-  float factor[kHeads] = {}, shift[kHeads] = {};
+  float factor[kHeads] = {}, offset[kHeads] = {};
 };
 
-// acc[head][slot] = Σ centroid level * query level over the group's coordinates.
-void key_products(const Group& group, const uint8_t* codes, const GroupQuery& query, size_t heads,
-                  int32_t* acc);
+// scores[head][slot] += norm[slot] * (factor * Σ centroid level * query level + offset).
+void add_key_products(const Group& group, const uint8_t* codes, const GroupQuery& query,
+                      size_t heads, const float* norms, float* scores);
 
-// acc[head][dim] = Σ weight[head][slot] * centroid level over the tile's tokens.
-void value_products(const Group& group, size_t dim, const uint8_t* codes, const uint8_t* weights,
-                    size_t heads, int32_t* acc);
+// out[head][dim] += factor[head] * Σ weight[head][slot] * centroid level over the tile's tokens.
+void add_value_products(const Group& group, size_t dim, const uint8_t* codes,
+                        const uint8_t* weights, const float* factor, size_t heads, float* out);
 
 }  // namespace tidemill::blockgtq

@@ -54,12 +54,15 @@ inline __m256i narrow(const uint8_t* at, __m256i table) {
   return _mm256_shuffle_epi8(table, unpack<kWidth>(at));
 }
 
-inline __m256i load(const int32_t* at) {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+inline __m256 load(const float* at) { return _mm256_loadu_ps(at); }
+
+// scores += norm * (factor * sum + offset)
+inline void add_score(__m256i sum, float factor, float offset, __m256 norm, float* scores) {
+  const __m256 product =
+      _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(factor), _mm256_set1_ps(offset));
+  _mm256_storeu_ps(scores, _mm256_fmadd_ps(norm, product, load(scores)));
 }
-inline void store(int32_t* at, __m256i value) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), value);
-}
+
 inline __m256i table_of(const uint8_t* bytes) {
   return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
@@ -68,7 +71,8 @@ inline __m256i table_of(const uint8_t* bytes) {
 inline __m256i widen(__m256i sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
 
 template <unsigned kWidth, size_t kCount>
-void narrow_keys(const Group& group, const uint8_t* codes, const GroupQuery& query, int32_t* acc) {
+void narrow_keys(const Group& group, const uint8_t* codes, const GroupQuery& query,
+                 const float* norms, float* scores) {
   const __m256i table = table_of(group.narrow);
   const size_t quads = group.quads(), stride = query.stride;
   const int32_t* packed = query.packed.data();
@@ -95,18 +99,20 @@ void narrow_keys(const Group& group, const uint8_t* codes, const GroupQuery& que
         sum[h] = _mm256_add_epi32(sum[h], widen(_mm256_maddubs_epi16(one, q)));
       }
     }
-    for (size_t h = 0; h < kCount; ++h) store(acc + h * kTile + 8 * octet, sum[h]);
+    const __m256 norm = load(norms + 8 * octet);
+    for (size_t h = 0; h < kCount; ++h)
+      add_score(sum[h], query.factor[h], query.offset[h], norm, scores + h * kTile + 8 * octet);
   }
   if (!group.has_half()) return;
   for (size_t half = 0; half < 2; ++half, codes += 4 * kWidth) {
     const __m256i one = narrow<kWidth>(codes, table);
     for (size_t h = 0; h < kCount; ++h) {
       const __m256i pair = _mm256_maddubs_epi16(one, _mm256_set1_epi32(packed[h * stride + quads]));
-      int32_t* at = acc + h * kTile + 16 * half;
+      float* at = scores + h * kTile + 16 * half;
       const __m256i low = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(pair));
       const __m256i high = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(pair, 1));
-      store(at, _mm256_add_epi32(load(at), low));
-      store(at + 8, _mm256_add_epi32(load(at + 8), high));
+      add_score(low, query.factor[h], 0, load(norms + 16 * half), at);
+      add_score(high, query.factor[h], 0, load(norms + 16 * half + 8), at + 8);
     }
   }
 }
@@ -132,7 +138,8 @@ inline Words wide(const Group& group, const uint8_t* at) {
 }
 
 template <unsigned kWidth, size_t kCount>
-void wide_keys(const Group& group, const uint8_t* codes, const GroupQuery& query, int32_t* acc) {
+void wide_keys(const Group& group, const uint8_t* codes, const GroupQuery& query,
+               const float* norms, float* scores) {
   const size_t quads = group.quads(), stride = query.stride;
   const int32_t* packed = query.packed.data();
   for (size_t octet = 0; octet < 4; ++octet) {
@@ -148,7 +155,9 @@ void wide_keys(const Group& group, const uint8_t* codes, const GroupQuery& query
                                                             _mm256_madd_epi16(words.high, q)));
       }
     }
-    for (size_t h = 0; h < kCount; ++h) store(acc + h * kTile + 8 * octet, sum[h]);
+    const __m256 norm = load(norms + 8 * octet);
+    for (size_t h = 0; h < kCount; ++h)
+      add_score(sum[h], query.factor[h], query.offset[h], norm, scores + h * kTile + 8 * octet);
   }
   if (!group.has_half()) return;
   for (size_t half = 0; half < 2; ++half, codes += 4 * kWidth) {
@@ -156,18 +165,18 @@ void wide_keys(const Group& group, const uint8_t* codes, const GroupQuery& query
     for (size_t h = 0; h < kCount; ++h) {
       const __m256i q = _mm256_set1_epi32(packed[h * stride + 2 * quads]);
       const __m256i one = _mm256_madd_epi16(words.low, q), two = _mm256_madd_epi16(words.high, q);
-      int32_t* at = acc + h * kTile + 16 * half;
+      float* at = scores + h * kTile + 16 * half;
       const __m256i first = _mm256_permute2x128_si256(one, two, 0x20);
       const __m256i second = _mm256_permute2x128_si256(one, two, 0x31);
-      store(at, _mm256_add_epi32(load(at), first));
-      store(at + 8, _mm256_add_epi32(load(at + 8), second));
+      add_score(first, query.factor[h], 0, load(norms + 16 * half), at);
+      add_score(second, query.factor[h], 0, load(norms + 16 * half + 8), at + 8);
     }
   }
 }
 
 template <unsigned kWidth, size_t kCount>
 void narrow_values(const Group& group, size_t dim, const uint8_t* codes, const uint8_t* weights,
-                   int32_t* acc) {
+                   const float* factor, float* out) {
   const __m256i table = table_of(group.narrow);
   const auto weight = [&](size_t head, size_t quad) {
     int four;
@@ -186,12 +195,17 @@ void narrow_values(const Group& group, size_t dim, const uint8_t* codes, const u
         sum[h] = _mm256_add_epi32(sum[h], widen(products));
       }
     }
-    for (size_t h = 0; h < kCount; ++h) store(acc + h * dim + block, sum[h]);
+    for (size_t h = 0; h < kCount; ++h) {
+      float* at = out + h * dim + block;
+      const __m256 made = _mm256_cvtepi32_ps(sum[h]);
+      _mm256_storeu_ps(at, _mm256_fmadd_ps(made, _mm256_set1_ps(factor[h]), load(at)));
+    }
   }
 }
 
-using KeyKernel = void (*)(const Group&, const uint8_t*, const GroupQuery&, int32_t*);
-using ValueKernel = void (*)(const Group&, size_t, const uint8_t*, const uint8_t*, int32_t*);
+using KeyKernel = void (*)(const Group&, const uint8_t*, const GroupQuery&, const float*, float*);
+using ValueKernel = void (*)(const Group&, size_t, const uint8_t*, const uint8_t*, const float*,
+                             float*);
 
 template <unsigned kWidth, size_t... kCounts>
 KeyKernel key_kernel(size_t heads, std::index_sequence<kCounts...>) {
@@ -221,14 +235,14 @@ KeyKernel key_kernel(unsigned width, size_t heads, std::integer_sequence<unsigne
 
 }  // namespace
 
-void key_products(const Group& group, const uint8_t* codes, const GroupQuery& query, size_t heads,
-                  int32_t* acc) {
-  key_kernel(group.width, heads, std::make_integer_sequence<unsigned, 8>())(group, codes, query,
-                                                                            acc);
+void add_key_products(const Group& group, const uint8_t* codes, const GroupQuery& query,
+                      size_t heads, const float* norms, float* scores) {
+  constexpr auto kWidths = std::make_integer_sequence<unsigned, 8>();
+  key_kernel(group.width, heads, kWidths)(group, codes, query, norms, scores);
 }
 
-void value_products(const Group& group, size_t dim, const uint8_t* codes, const uint8_t* weights,
-                    size_t heads, int32_t* acc) {
+void add_value_products(const Group& group, size_t dim, const uint8_t* codes,
+                        const uint8_t* weights, const float* factor, size_t heads, float* out) {
   ValueKernel kernel = nullptr;
   switch (group.width) {
     case 1:
@@ -243,7 +257,7 @@ void value_products(const Group& group, size_t dim, const uint8_t* codes, const 
     default:
       kernel = value_kernel<4>(heads, kCounts);
   }
-  kernel(group, dim, codes, weights, acc);
+  kernel(group, dim, codes, weights, factor, out);
 }
 
 }  // namespace tidemill::blockgtq

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from tidemill.bench import Budget, Context, Measurement
 from tidemill.bench.claim import Json
+from tidemill.models.ggml_rounding import Q4_0_BITS, Q8_0_BITS, q4_0, q8_0
 from tidemill.systems.blockgtq import workloads
-from tidemill.systems.blockgtq.baselines import Q4_0_BITS, Q8_0_BITS, q4_0, q8_0, rounded_cache
+from tidemill.systems.blockgtq.baselines import rounded_cache
 from tidemill.systems.blockgtq.calibration import Calibration
 from tidemill.systems.blockgtq.config import Mode
 
@@ -51,8 +52,8 @@ class Scale:
 
 
 SCALES = {
-    Budget.QUICK: Scale("smollm2-135m", 1024, 2, 256, 6, 1500),
-    Budget.FULL: Scale("qwen2.5-coder-0.5b", 2048, 9, 512, 30, 2800),
+    Budget.QUICK: Scale("smollm2-135m", 1024, 2, 256, 6, 1200),
+    Budget.FULL: Scale("qwen2.5-coder-0.5b", 2048, 4, 513, 20, 1500),
 }
 
 
@@ -82,7 +83,6 @@ def variants(calibration: Calibration, config: Any) -> dict[str, Variant]:
     for k, v in ((2, 2), (3, 3)):
         for kind, mode, peel in (
             ("uniform", Mode.UNIFORM, False),
-            ("uniform+peel", Mode.UNIFORM, True),
             ("paper", Mode.PAPER, False),
             ("compact", Mode.COMPACT, False),
             ("compact+peel", Mode.COMPACT, True),
@@ -168,42 +168,36 @@ def _drawn(count: int) -> Any:
     return np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
 
 
+def _measured(
+    claim: str, value: float, resampled: Any, *, repeats: int, sides: tuple[str, str], detail: Any
+) -> Measurement:
+    low, high = (float(x) for x in np.quantile(resampled, [0.025, 0.975]))
+    low, high = min(low, value), max(high, value)
+    figure = Measurement(claim=claim, value=value, low=low, high=high, repeats=repeats)
+    return replace(figure, subject=sides[0], baseline=sides[1], detail=detail)
+
+
 def _ratio(
     claim: str, scores: dict[str, Scored], sides: tuple[str, str], model: str, table: Json
 ) -> Measurement:
     top, bottom = sides
     one, two = (_blocks(scores[name].divergence) for name in sides)
     draws = _drawn(len(one))
-    low, high = np.quantile(one[draws].mean(axis=1) / two[draws].mean(axis=1), [0.025, 0.975])
-    value = float(one.mean() / two.mean())
-    return Measurement(
-        claim=claim,
-        value=value,
-        low=min(float(low), value),
-        high=max(float(high), value),
-        repeats=len(one),
-        subject=f"{top} on {model}: KL {one.mean():.3g}",
-        baseline=f"{bottom}: KL {two.mean():.3g}",
-        detail={"scores": table},
-    )
+    resampled = one[draws].mean(axis=1) / two[draws].mean(axis=1)
+    told = f"{top} on {model}: KL {one.mean():.3g}", f"{bottom}: KL {two.mean():.3g}"
+    value, detail = float(one.mean() / two.mean()), {"scores": table}
+    return _measured(claim, value, resampled, repeats=len(one), sides=told, detail=detail)
 
 
 def _perplexity_ratio(
     claim: str, scores: dict[str, Scored], name: str, model: str, table: Json
 ) -> Measurement:
     gap = _blocks(scores[name].loss) - _blocks(scores["dense"].loss)
-    low, high = np.quantile(np.exp(gap[_drawn(len(gap))].mean(axis=1)), [0.025, 0.975])
-    value = math.exp(float(gap.mean()))
-    return Measurement(
-        claim=claim,
-        value=value,
-        low=min(float(low), value),
-        high=max(float(high), value),
-        repeats=len(gap),
-        subject=f"{name} on {model}: {math.exp(float(np.mean(scores[name].loss))):.4g}",
-        baseline=f"dense: {math.exp(float(np.mean(scores['dense'].loss))):.4g}",
-        detail={"scores": table},
-    )
+    resampled = np.exp(gap[_drawn(len(gap))].mean(axis=1))
+    found, dense = (math.exp(float(np.mean(scores[x].loss))) for x in (name, "dense"))
+    told = f"{name} on {model}: {found:.4g}", f"dense: {dense:.4g}"
+    value, detail = math.exp(float(gap.mean())), {"scores": table}
+    return _measured(claim, value, resampled, repeats=len(gap), sides=told, detail=detail)
 
 
 def retrieval(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
@@ -214,7 +208,7 @@ def retrieval(context: Context, scale: Scale | None = None) -> Iterator[Measurem
     model, tokenizer, calibration = _calibrated(context, scale)
     known = variants(calibration, model.config)
     asked = workloads.needles(scale.needles, letters=scale.needle_letters, seed=0)
-    names = ("dense", "uniform K2V2", "paper K2V2", "compact K2V2", "compact+peel K2V2", "q4_0")
+    names = ("dense", "uniform K2V2", "paper K2V2", "compact+peel K2V2", "q4_0")
     found: dict[str, list[bool]] = {name: [] for name in names}
     context.progress.stage("ask")
     with torch.inference_mode():
@@ -235,18 +229,12 @@ def retrieval(context: Context, scale: Scale | None = None) -> Iterator[Measurem
         ("needles-over-uniform", hits["uniform K2V2"], "uniform K2V2"),
     ):
         gap = 100 * (peel - other)
-        low, high = np.quantile(gap[draws].mean(axis=1), [0.025, 0.975])
-        value = float(gap.mean())
-        yield Measurement(
-            claim=claim,
-            value=value,
-            low=min(float(low), value),
-            high=max(float(high), value),
-            repeats=len(asked),
-            subject=f"compact+peel K2V2 on {scale.model}: {int(peel.sum())} of {len(asked)}",
-            baseline=f"{label}: {int(other.sum())} of {len(asked)}",
-            detail=detail,
+        told = (
+            f"compact+peel K2V2 on {scale.model}: {int(peel.sum())} of {len(asked)}",
+            f"{label}: {int(other.sum())} of {len(asked)}",
         )
+        value, resampled = float(gap.mean()), gap[draws].mean(axis=1)
+        yield _measured(claim, value, resampled, repeats=len(asked), sides=told, detail=detail)
 
 
 def _is_found(model: Any, tokenizer: Any, needle: workloads.Needle, cache: Any) -> bool:

@@ -97,7 +97,7 @@ def _attend(
     dense.attend(rows, wanted, scale, 1)
     made = store.attend(queries, scale).reshape(wanted.shape)
     lost = float(np.linalg.norm(made - wanted) / np.linalg.norm(wanted))
-    timings: dict[str, float] = {}
+    timings = dict[str, float]()
     threads = min(context.config.threads, context.threads)
     sides = {
         "packed_us": lambda: store.attend(queries, scale, threads=threads),

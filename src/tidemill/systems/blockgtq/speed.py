@@ -48,7 +48,7 @@ class Scale:
 
 
 SCALES = {
-    Budget.QUICK: Scale((8192, 32768), 8, (7,), 5, 65_536, 24),
+    Budget.QUICK: Scale((8192, 32768), 8, (7,), 5, 16_384, 24),
     Budget.FULL: Scale((8192, 32768, 131_072), 44, (7, 4, 3, 1), 7, 262_144, 24),
 }
 
@@ -182,24 +182,3 @@ def _check_close(made: F32, dense: DenseCells, queries: F32, scale: float) -> No
     error = float(np.linalg.norm(made - wanted) / np.linalg.norm(wanted))
     if not error < 0.5:
         raise ClaimError(f"attention — packed output is off by {error:.2g} of its norm.")
-
-
-def compression(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
-    """Bytes of a K3V3 store against fp16, counted and as resident memory grows."""
-    scale = scale or SCALES[context.budget]
-    tokens = scale.lengths[-1]
-    context.progress.stage(f"pack {tokens:,} tokens")
-    plan = sample_plan(heads=2)
-    store = filled(plan, tokens)
-    dense = 2 * 2 * tokens * len(store.heads) * store.heads[0].dim
-    value = dense / store.nbytes
-    yield Measurement(
-        claim="compression",
-        value=value,
-        low=value,
-        high=value,
-        repeats=1,
-        subject=f"packed K3V3: {store.nbytes / 2**20:.1f} MiB, counted",
-        baseline=f"fp16: {dense / 2**20:.1f} MiB",
-        detail={"allocated_bytes": store.allocated_bytes, "tokens": tokens},
-    )

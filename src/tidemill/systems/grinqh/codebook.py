@@ -56,12 +56,11 @@ class Codebook:
         """Values at ``level`` of top-level codes."""
         return self.values[level][codes >> (self.top - level)]
 
-    def slopes(self) -> tuple[float, ...]:
-        """Error saved per bit by each step 0→2, 2→3, 3→4, 4→6; strictly decreasing."""
-        steps = (0, *LEVELS)
+    def slopes(self, levels: tuple[int, ...] = (0, *LEVELS)) -> tuple[float, ...]:
+        """Error saved per bit by each step between ``levels``; strictly decreasing."""
         return tuple(
             (self.distortions[low] - self.distortions[high]) / (high - low)
-            for low, high in pairwise(steps)
+            for low, high in pairwise(levels)
         )
 
     @classmethod
@@ -81,6 +80,19 @@ class Codebook:
         if edges.shape != ((1 << LEVELS[-1]) - 1,) or not (np.diff(edges) > 0).all():
             raise CorruptFile("codebook — its edges must ascend; quantise the model again.")
         return cls(values, edges, dict(zip((0, *LEVELS), map(float, distortions), strict=True)))
+
+
+def check_levels(levels: tuple[int, ...]) -> None:
+    """Refuse levels that are no part of the hierarchy.
+
+    Raises:
+        ConfigError: They do not begin with 0, do not ascend, or one is not stored.
+    """
+    rest = levels[1:]
+    ascends = all(low < high for low, high in pairwise(levels))
+    if not rest or levels[0] != 0 or not ascends or not set(rest) <= set(LEVELS):
+        allowed = f"0 and then some of {LEVELS}, ascending"
+        raise ConfigError.of("levels", levels, allowed, "each is nested in the next")
 
 
 @cache

@@ -1,11 +1,41 @@
 // The inner loops: codes out of bit-planes, products out of a 16-entry table, sums in int16.
 #include "gemv.hpp"
 
+#include <algorithm>
+#include <cmath>
+
+#include "../../models/layout.hpp"
+
 #ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
 namespace tidemill::grinqh {
+
+namespace {
+
+// The codes of the outputs of one half, one a byte.
+void codes_of(const Half& half, uint8_t* codes) {
+  const size_t v = half.index % 2, group = half.index / 2;
+  const auto add_bits = [&](const uint8_t* bytes, size_t from, size_t to) {
+    for (size_t f = 0; f < 4; ++f)
+      for (size_t lane = 0; lane < 32; ++lane)
+        codes[32 * f + lane] |= static_cast<uint8_t>((bytes[lane] >> (from + f) & 1) << to);
+  };
+  for (size_t f = 0; f < 4; ++f)
+    for (size_t lane = 0; lane < 32; ++lane)
+      codes[32 * f + lane] = half.column[0][32 * half.index + lane] >> (2 * f) & 3;
+  if (half.planes > 1) add_bits(half.column[1] + 32 * group, 4 * v, 2);
+  if (half.planes > 2 && half.is_alone) add_bits(half.column[1] + 32 * group, 4, 3);
+  if (half.planes > 2 && !half.is_alone) add_bits(half.column[2] + 32 * group, 4 * v, 3);
+  if (half.planes < 4) return;
+  for (size_t f = 0; f < 4; ++f)
+    for (size_t lane = 0; lane < 32; ++lane)
+      codes[32 * f + lane] |=
+          static_cast<uint8_t>((half.column[3][32 * half.index + lane] >> (2 * f) & 3) << 4);
+}
+
+}  // namespace
 
 #ifdef __AVX2__
 
@@ -25,14 +55,16 @@ __m256i bit(__m256i bytes) {
   return _mm256_and_si256(moved, _mm256_set1_epi8(1 << to));
 }
 
-// The products of 32 outputs with one column: field `f` of half `v` of a group.
-template <int planes, int v, int f>
+// The products of 32 outputs with one column: field `f` of half `v` of a group, or of its only one.
+template <int planes, int v, int f, bool is_alone>
 __m256i products(const Quad& quad, size_t k, size_t group) {
   const __m256i two = load(quad.column[0][k] + group * 64 + v * 32);
   __m256i code = _mm256_and_si256(_mm256_srli_epi16(two, 2 * f), _mm256_set1_epi8(3));
   if constexpr (planes > 1)
     code = _mm256_or_si256(code, bit<4 * v + f, 2>(load(quad.column[1][k] + group * 32)));
-  if constexpr (planes > 2)
+  if constexpr (planes > 2 && is_alone)
+    code = _mm256_or_si256(code, bit<4 + f, 3>(load(quad.column[1][k] + group * 32)));
+  if constexpr (planes > 2 && !is_alone)
     code = _mm256_or_si256(code, bit<4 * v + f, 3>(load(quad.column[2][k] + group * 32)));
   const int8_t* table = quad.products[k];
   const __m256i first = _mm256_shuffle_epi8(load_table(table), code);
@@ -46,12 +78,12 @@ __m256i products(const Quad& quad, size_t k, size_t group) {
   return _mm256_blendv_epi8(lower, upper, high);
 }
 
-template <int planes, int v, int f>
+template <int planes, int v, int f, bool is_alone>
 void add_32(const Quad& quad, size_t group, int16_t* sums) {
-  const __m256i a = products<planes, v, f>(quad, 0, group),
-                b = products<planes, v, f>(quad, 1, group);
-  const __m256i c = products<planes, v, f>(quad, 2, group),
-                d = products<planes, v, f>(quad, 3, group);
+  const __m256i a = products<planes, v, f, is_alone>(quad, 0, group),
+                b = products<planes, v, f, is_alone>(quad, 1, group);
+  const __m256i c = products<planes, v, f, is_alone>(quad, 2, group),
+                d = products<planes, v, f, is_alone>(quad, 3, group);
   const __m256i one = _mm256_set1_epi8(1);
   const __m256i low = _mm256_add_epi16(_mm256_maddubs_epi16(one, _mm256_unpacklo_epi8(a, b)),
                                        _mm256_maddubs_epi16(one, _mm256_unpacklo_epi8(c, d)));
@@ -62,9 +94,17 @@ void add_32(const Quad& quad, size_t group, int16_t* sums) {
   _mm256_storeu_si256(at + 1, _mm256_add_epi16(load(at + 1), high));
 }
 
+template <int planes, int v, bool is_alone = false>
+void add_half(const Quad& quad, size_t group, int16_t* sums) {
+  add_32<planes, v, 0, is_alone>(quad, group, sums);
+  add_32<planes, v, 1, is_alone>(quad, group, sums);
+  add_32<planes, v, 2, is_alone>(quad, group, sums);
+  add_32<planes, v, 3, is_alone>(quad, group, sums);
+}
+
 template <int planes>
-void add_groups(const Quad& quad, size_t groups, int16_t* sums) {
-  for (size_t group = 0; group < groups; ++group) {
+void add_groups(const Quad& quad, size_t halves, int16_t* sums) {
+  for (size_t group = 0; group < halves / 2; ++group) {
     for (size_t k = 0; k < 4; ++k) {
       _mm_prefetch(quad.next[0][k] + group * 64, _MM_HINT_T0);
       if constexpr (planes > 1)
@@ -73,33 +113,28 @@ void add_groups(const Quad& quad, size_t groups, int16_t* sums) {
         if (group % 2 == 0) _mm_prefetch(quad.next[2][k] + group * 32, _MM_HINT_T0);
       if constexpr (planes > 3) _mm_prefetch(quad.next[3][k] + group * 64, _MM_HINT_T0);
     }
-    add_32<planes, 0, 0>(quad, group, sums);
-    add_32<planes, 0, 1>(quad, group, sums);
-    add_32<planes, 0, 2>(quad, group, sums);
-    add_32<planes, 0, 3>(quad, group, sums);
-    add_32<planes, 1, 0>(quad, group, sums);
-    add_32<planes, 1, 1>(quad, group, sums);
-    add_32<planes, 1, 2>(quad, group, sums);
-    add_32<planes, 1, 3>(quad, group, sums);
+    add_half<planes, 0>(quad, group, sums);
+    add_half<planes, 1>(quad, group, sums);
   }
+  if (halves % 2 != 0) add_half<planes, 0, true>(quad, halves / 2, sums);
 }
 
 }  // namespace
 
-void add_quad(size_t planes, const Quad& quad, size_t groups, int16_t* sums) {
-  if (planes == 1) return add_groups<1>(quad, groups, sums);
-  if (planes == 2) return add_groups<2>(quad, groups, sums);
-  if (planes == 3) return add_groups<3>(quad, groups, sums);
-  add_groups<4>(quad, groups, sums);
+void add_quad(size_t planes, const Quad& quad, size_t halves, int16_t* sums) {
+  if (planes == 1) return add_groups<1>(quad, halves, sums);
+  if (planes == 2) return add_groups<2>(quad, halves, sums);
+  if (planes == 3) return add_groups<3>(quad, halves, sums);
+  add_groups<4>(quad, halves, sums);
 }
 
-void flush(size_t groups, float scale, int16_t* sums, float* y) {
+void flush(size_t halves, float scale, int16_t* sums, float* y) {
   const __m256 by = _mm256_set1_ps(scale);
   const auto add = [&](__m128i eight, float* to) {
     const __m256 value = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(eight));
     _mm256_storeu_ps(to, _mm256_add_ps(_mm256_loadu_ps(to), _mm256_mul_ps(value, by)));
   };
-  for (size_t i = 0; i < groups * kGroup; i += 32) {
+  for (size_t i = 0; i < halves * kHalf; i += 32) {
     // unpacking left outputs 0-7, 16-23 in the first vector, 8-15, 24-31 in the second
     const __m256i first = load(sums + i), second = load(sums + i + 16);
     add(_mm256_castsi256_si128(first), y + i);
@@ -133,23 +168,21 @@ int8_t product(int16_t scaled, int16_t x) {
 
 }  // namespace
 
-void add_quad(size_t planes, const Quad& quad, size_t groups, int16_t* sums) {
-  for (size_t group = 0; group < groups; ++group)
-    for (size_t k = 0; k < 4; ++k)
-      for (size_t i = 0; i < kGroup; ++i) {
-        const size_t lane = i % 32, block = i / 32;
-        const size_t wide = group * 64 + block / 4 * 32 + lane, shift = 2 * (block % 4);
-        size_t code = quad.column[0][k][wide] >> shift & 3;
-        if (planes > 1) code |= (quad.column[1][k][group * 32 + lane] >> block & 1) << 2;
-        if (planes > 2) code |= (quad.column[2][k][group * 32 + lane] >> block & 1) << 3;
-        if (planes > 3) code |= (quad.column[3][k][wide] >> shift & 3) << 4;
-        sums[group * kGroup + i] =
-            static_cast<int16_t>(sums[group * kGroup + i] + quad.products[k][code]);
-      }
+void add_quad(size_t planes, const Quad& quad, size_t halves, int16_t* sums) {
+  uint8_t codes[kHalf];
+  for (size_t half = 0; half < halves; ++half)
+    for (size_t k = 0; k < 4; ++k) {
+      Half here{{}, planes, half, half + 1 == halves && halves % 2 != 0};
+      for (size_t plane = 0; plane < planes; ++plane) here.column[plane] = quad.column[plane][k];
+      codes_of(here, codes);
+      int16_t* const at = sums + half * kHalf;
+      for (size_t i = 0; i < kHalf; ++i)
+        at[i] = static_cast<int16_t>(at[i] + quad.products[k][codes[i]]);
+    }
 }
 
-void flush(size_t groups, float scale, int16_t* sums, float* y) {
-  for (size_t i = 0; i < groups * kGroup; ++i) {
+void flush(size_t halves, float scale, int16_t* sums, float* y) {
+  for (size_t i = 0; i < halves * kHalf; ++i) {
     y[i] += static_cast<float>(sums[i]) * scale;
     sums[i] = 0;
   }
@@ -161,5 +194,36 @@ void make_products(const Table& table, size_t planes, int16_t x, int8_t* product
 }
 
 #endif
+
+void corrections(const uint16_t* values, const Table& table, float x, float* added) {
+#ifdef __AVX2__
+  const __m256 value = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
+  const __m256 edge =
+      _mm256_blendv_ps(_mm256_set1_ps(table.high), _mm256_set1_ps(table.low), value);
+  _mm256_storeu_ps(added, _mm256_mul_ps(_mm256_set1_ps(x), _mm256_sub_ps(value, edge)));
+#else
+  for (size_t k = 0; k < 8; ++k) {
+    const float value = models::half_to_float(values[k]);
+    added[k] = x * (value - (std::signbit(value) ? table.low : table.high));
+  }
+#endif
+}
+
+void decode_half(const Half& half, const Table& table, const float* scale, float by, float* out) {
+  uint8_t codes[kHalf];
+  codes_of(half, codes);
+#ifdef __AVX2__
+  const __m256 factor = _mm256_set1_ps(by);
+  for (size_t i = 0; i < kHalf; i += 8) {
+    const __m256i code =
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + i)));
+    const __m256 value = _mm256_i32gather_ps(table.value.data(), code, 4);
+    const __m256 both = _mm256_mul_ps(_mm256_loadu_ps(scale + i), factor);
+    _mm256_storeu_ps(out + i, _mm256_mul_ps(value, both));
+  }
+#else
+  for (size_t i = 0; i < kHalf; ++i) out[i] = table.value[codes[i]] * (scale[i] * by);
+#endif
+}
 
 }  // namespace tidemill::grinqh

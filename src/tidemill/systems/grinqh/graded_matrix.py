@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.errors import ConfigError, InputError
-from tidemill.systems.grinqh.codebook import LEVELS, OUTLIER, U8, Codebook, gaussian
+from tidemill.systems.grinqh.codebook import LEVELS, OUTLIER, U8, Codebook, check_levels, gaussian
 
 F16 = NDArray[np.float16]
 F32 = NDArray[np.float32]
 GROUP = 256
-"""Outputs are padded to a multiple of this: 64 bytes of a two-bit plane."""
+"""Outputs whose codes lie together: 64 bytes of a two-bit plane, 32 of a one-bit one."""
+HALF = 128
+"""The last group may be half a one; then its third and fourth bits share the third's bytes."""
 PLANE_BITS = {2: 2, 3: 1, 4: 1, 6: 2}
 """Bits that each plane adds."""
 MOST_OUTLIERS = 0.05
@@ -37,7 +39,7 @@ class GradedMatrix:
         row_scale: (m,) fp16, r.
         col_scale: (n,) fp16, s.
         col_norm: (n,) fp16, the Euclidean norm of each column of W.
-        planes: By level, (n, padded m · bits / 8) bytes.
+        planes: By level, (n, `plane_bytes`) bytes; levels above the top are not stored.
         outlier_start: (n + 1,) uint32, where each column's outliers begin.
         outlier_rows: uint16 below 65,536 rows, else uint32; ascending within a column.
         outlier_values: fp16, scaled weights N of the outliers.
@@ -56,13 +58,20 @@ class GradedMatrix:
     codebook: Codebook
 
     @classmethod
-    def quantise(cls, weight: F32, name: str = "matrix", outlier: float = OUTLIER) -> GradedMatrix:
-        """Quantise a matrix (m, n); O(m n).
+    def quantise(
+        cls,
+        weight: F32,
+        name: str = "matrix",
+        outlier: float = OUTLIER,
+        levels: tuple[int, ...] = (0, *LEVELS),
+    ) -> GradedMatrix:
+        """Quantise a matrix (m, n); O(m n). Planes above the last of ``levels`` are left out.
 
         Raises:
             InputError: It is empty, not finite, or more than 5 % of it are outliers.
-            ConfigError: ``outlier`` is not in [2, 8].
+            ConfigError: ``outlier`` is not in [2, 8], or ``levels`` do not ascend from 0.
         """
+        check_levels(levels)
         if not 2.0 <= outlier <= 8.0:
             raise ConfigError.of("outlier", outlier, "in [2, 8]", "in standard deviations")
         check_weight(weight, name)
@@ -85,7 +94,11 @@ class GradedMatrix:
             row_scale=row_scale,
             col_scale=col_scale,
             col_norm=_half(norms),
-            planes=pack(tree.encode(scaled)),
+            planes={
+                level: plane
+                for level, plane in pack(tree.encode(scaled)).items()
+                if level <= levels[-1]
+            },
             outlier_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32),
             outlier_rows=rows.astype(np.uint16 if weight.shape[0] <= 65536 else np.uint32),
             outlier_values=_half(values),
@@ -98,11 +111,20 @@ class GradedMatrix:
         return len(self.outlier_values)
 
     @property
+    def top(self) -> int:
+        """The widest level that is stored."""
+        return max(self.planes)
+
+    @property
+    def outlier_bytes(self) -> int:
+        """Bytes of one outlier: its row and its value."""
+        return 2 + (2 if self.rows <= 65536 else 4)
+
+    @property
     def overhead_bits(self) -> float:
-        """Bits per weight of outliers and scales: read on top of the codes."""
-        entry = 8 * (self.outlier_rows.itemsize + 2)
+        """Bits per weight of outliers and scales: stored on top of the codes."""
         scales = 16 * (self.rows + 2 * self.cols) + 32 * (self.cols + 1)
-        return (entry * self.outliers + scales) / (self.rows * self.cols)
+        return (8 * self.outlier_bytes * self.outliers + scales) / (self.rows * self.cols)
 
     @property
     def stored_bits(self) -> float:
@@ -122,15 +144,16 @@ class GradedMatrix:
         """
         if level == 0:
             return np.zeros((self.rows, self.cols), np.float32)
-        if level not in LEVELS:
-            raise ConfigError.of("level", level, f"0 or one of {LEVELS}")
+        if level not in self.planes:
+            raise ConfigError.of("level", level, f"0 or one of {tuple(self.planes)}")
         found = self.codebook.decode(self.codes(), level)
         columns = np.repeat(np.arange(self.cols), np.diff(self.outlier_start.astype(np.int64)))
         found[self.outlier_rows, columns] = self.outlier_values
         return found
 
-    def dequantise(self, level: int = LEVELS[-1]) -> F32:
-        """The matrix (m, n) with all columns read at ``level``."""
+    def dequantise(self, level: int | None = None) -> F32:
+        """The matrix (m, n) with all columns read at ``level``, by default the top."""
+        level = self.top if level is None else level
         rows, cols = self.row_scale.astype(np.float32), self.col_scale.astype(np.float32)
         return self.scaled(level) * rows[:, None] * cols[None, :]
 
@@ -173,11 +196,27 @@ def _divisor(scale: F16) -> F32:
     return np.where(scale == 0, 1, scale).astype(np.float32)
 
 
+def plane_bytes(level: int, rows: int) -> int:
+    """Bytes of one column in the plane that ``level`` adds."""
+    halves = -(-rows // HALF)
+    return 32 * {2: halves, 3: (halves + 1) // 2, 4: halves // 2, 6: halves}[level]
+
+
+def column_bytes(level: int, rows: int) -> int:
+    """Bytes that a column read at ``level`` touches in all planes; 0 at level 0."""
+    return sum(plane_bytes(each, rows) for each in LEVELS if each <= level)
+
+
+def _is_half(rows: int) -> bool:
+    return -(-rows // HALF) % 2 == 1
+
+
 def pack(codes: U8) -> dict[int, U8]:
     """Bit-planes of top-level codes (m, n).
 
     In each group of 256 outputs, output 128 v + 32 f + lane has bits 2f, 2f+1 of byte 32 v + lane
-    of a two-bit plane, and bit 4 v + f of byte ``lane`` of a one-bit plane.
+    of a two-bit plane, and bit 4 v + f of byte ``lane`` of a one-bit plane. In half a group, v = 0,
+    bits 4 to 7 of the third bit's plane are those of the fourth's.
     """
     rows, cols = codes.shape
     padded = np.zeros((cols, -(-rows // GROUP) * GROUP), np.uint8)
@@ -187,27 +226,31 @@ def pack(codes: U8) -> dict[int, U8]:
     top = LEVELS[-1]
     for level, bits in PLANE_BITS.items():
         field = (lanes >> (top - level)) & ((1 << bits) - 1)
-        if bits == 2:
-            shift = np.array([0, 2, 4, 6], np.uint8)[:, None]
-            merged = np.bitwise_or.reduce(field << shift, axis=3)
-        else:
-            shift = np.arange(8, dtype=np.uint8).reshape(2, 4, 1)
-            merged = np.bitwise_or.reduce(field << shift, axis=(2, 3))
-        planes[level] = np.ascontiguousarray(merged.reshape(cols, -1))
-    return planes
+        axes, shape = ((3,), (4, 1)) if bits == 2 else ((2, 3), (2, 4, 1))
+        shift = np.arange(0, 8, bits, dtype=np.uint8).reshape(shape)
+        planes[level] = np.bitwise_or.reduce(field << shift, axis=axes).reshape(cols, -1)
+    if _is_half(rows):
+        planes[3][:, -32:] |= planes[4][:, -32:] << 4
+    return {
+        level: np.ascontiguousarray(plane[:, : plane_bytes(level, rows)])
+        for level, plane in planes.items()
+    }
 
 
 def unpack(planes: dict[int, U8], rows: int) -> U8:
-    """What `pack` was given."""
-    cols = planes[2].shape[0]
+    """What `pack` was given; bits of planes that are not there are 0."""
+    cols, groups = planes[2].shape[0], -(-rows // GROUP)
     total = np.zeros(1, np.uint8)
-    for level, bits in PLANE_BITS.items():
-        if bits == 2:
-            shift = np.array([0, 2, 4, 6], np.uint8)[:, None]
-            field = (planes[level].reshape(cols, -1, 2, 1, 32) >> shift) & 3
-        else:
-            shift = np.arange(8, dtype=np.uint8).reshape(2, 4, 1)
-            field = (planes[level].reshape(cols, -1, 1, 1, 32) >> shift) & 1
+    for level, plane in planes.items():
+        bits = PLANE_BITS[level]
+        whole = np.zeros((cols, groups * GROUP * bits // 8), np.uint8)
+        whole[:, : plane.shape[1]] = plane
+        if bits == 1 and _is_half(rows):
+            shared = planes[3][:, -32:]
+            whole[:, -32:] = shared & 15 if level == 3 else shared >> 4
+        shape, ways = ((4, 1), 2) if bits == 2 else ((2, 4, 1), 1)
+        shift = np.arange(0, 8, bits, dtype=np.uint8).reshape(shape)
+        field = (whole.reshape(cols, groups, ways, 1, 32) >> shift) & ((1 << bits) - 1)
         total = total | (field << (LEVELS[-1] - level)).astype(np.uint8)
     flat = total.reshape(cols, -1)
     return np.ascontiguousarray(flat[:, :rows].T)

@@ -1,4 +1,4 @@
-// Choosing levels, and dividing the work of one product over chunks of columns and threads.
+// Dividing the work of one product over levels, chunks of columns and threads.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -7,6 +7,7 @@
 #include <cstring>
 #include <new>
 
+#include "../../models/layout.hpp"
 #include "gemv.hpp"
 
 namespace tidemill::grinqh {
@@ -14,8 +15,7 @@ namespace tidemill::grinqh {
 namespace {
 
 constexpr size_t kHuge = size_t{1} << 21;
-
-size_t plane_bytes(size_t plane, size_t groups) { return groups * kStep[plane] * kGroup / 8; }
+constexpr std::array<uint8_t, 7> kPlanesOf{0, 0, 1, 2, 3, 0, 4};  // that a level reads
 
 // The code in ascending order, from bits as stored: plane by plane, first plane lowest.
 size_t ascending(size_t stored, size_t planes) {
@@ -26,22 +26,8 @@ size_t ascending(size_t stored, size_t planes) {
   return code;
 }
 
-float as_float(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-// Bits of all steps that save more than `water` per bit.
-size_t cost_above(const float* energy, size_t count, const std::array<float, kPlanes>& slopes,
-                  float water) {
-  uint32_t cost = 0;
-  for (size_t j = 0; j < count; ++j) {
-    cost += (energy[j] * slopes[0] > water ? 2u : 0u) + (energy[j] * slopes[1] > water ? 1u : 0u) +
-            (energy[j] * slopes[2] > water ? 1u : 0u) + (energy[j] * slopes[3] > water ? 2u : 0u);
-  }
-  return cost;
-}
+// Where group `group` of a column begins in a plane.
+size_t offset_of(size_t plane, size_t group) { return group * (kStep[plane] == 2 ? 64 : 32); }
 
 }  // namespace
 
@@ -53,128 +39,112 @@ Matrix::Matrix(const Parts& parts)
       groups_((parts.rows + kGroup - 1) / kGroup),
       row_scale_(parts.row_scale, parts.row_scale + rows_),
       col_scale_(parts.col_scale, parts.col_scale + cols_),
-      norm2_(parts.col_norm, parts.col_norm + cols_),
       outlier_values_(parts.outlier_values, parts.outlier_values + parts.outlier_start[cols_]),
-      outlier_start_(parts.outlier_start, parts.outlier_start + cols_ + 1),
-      outlier_rows_(parts.outlier_rows, parts.outlier_rows + parts.outlier_start[cols_]) {
-  for (float& norm : norm2_) norm *= norm;
-  std::copy_n(parts.slopes, kPlanes, slopes_.begin());
+      outlier_start_(parts.outlier_start, parts.outlier_start + cols_ + 1) {
+  row_scale_.resize(groups_ * kGroup);
+  outlier_values_.resize(outlier_values_.size() + 8);  // they are read eight at a time
+  const uint32_t *first = parts.outlier_rows, *last = first + outlier_start_[cols_];
+  if (rows_ <= 65536) {
+    short_rows_.assign(first, last);
+  } else {
+    long_rows_.assign(first, last);
+  }
   const float* values = parts.values;
   for (size_t plane = 0; plane < kPlanes; ++plane) {
-    // a little more at the end: a group's loads may reach past a one-bit plane's last byte
-    const size_t bytes = cols_ * plane_bytes(plane, groups_);
-    const size_t padded = (bytes + 64 + kHuge - 1) / kHuge * kHuge;
-    auto* memory = static_cast<uint8_t*>(std::aligned_alloc(kHuge, padded));
-    if (memory == nullptr) throw std::bad_alloc();
-    planes_[plane].reset(memory);
-    madvise(memory, padded, MADV_HUGEPAGE);
-    std::memcpy(memory, parts.planes[plane], bytes);
-    Table& table = tables_[plane];
     const size_t count = size_t{1} << kWidth[plane];
+    if (parts.planes[plane] != nullptr) {
+      // a little more at the end: a group's loads may reach past a plane's last byte
+      const size_t bytes = cols_ * plane_bytes(plane, rows_);
+      const size_t padded = (bytes + 64 + kHuge - 1) / kHuge * kHuge;
+      auto* memory = static_cast<uint8_t*>(std::aligned_alloc(kHuge, padded));
+      if (memory == nullptr) throw std::bad_alloc();
+      planes_[plane].reset(memory);
+      madvise(memory, padded, MADV_HUGEPAGE);
+      std::memcpy(memory, parts.planes[plane], bytes);
+    }
+    Table& table = tables_[plane];
     table.low = values[0];
     table.high = values[count - 1];
     table.largest = std::max(std::fabs(table.low), std::fabs(table.high));
     for (size_t stored = 0; stored < count; ++stored) {
-      const double ratio = values[ascending(stored, plane + 1)] / double{table.largest};
+      table.value[stored] = values[ascending(stored, plane + 1)];
+      const double ratio = table.value[stored] / double{table.largest};
       table.scaled[stored] = static_cast<int16_t>(std::lrint(ratio * 32767));
     }
     values += count;
   }
 }
 
-bool Matrix::select(const float* x, size_t budget, size_t block, uint8_t* levels) const {
-  const size_t count = cols_ / block;
-  std::vector<float> energy(count);
-  for (size_t j = 0; j < count; ++j) {
-    float sum = 0;
-    for (size_t i = j * block; i < (j + 1) * block; ++i) sum += x[i] * x[i] * norm2_[i];
-    energy[j] = sum / static_cast<float>(block);
-  }
-  float total = 0;
-  for (const float e : energy) total += e;
-  if (!std::isfinite(total)) return false;
-  // the least water for which the steps above it fit; positive floats are ordered as their bits
-  uint32_t low = 0, high = 0x7f800000u;
-  while (low < high) {
-    const uint32_t middle = low + (high - low) / 2;
-    if (cost_above(energy.data(), count, slopes_, as_float(middle)) <= budget) {
-      high = middle;
-    } else {
-      low = middle + 1;
-    }
-  }
-  const float water = as_float(low);
-  std::vector<uint8_t> steps(count);
-  for (size_t j = 0; j < count; ++j) {
-    uint8_t taken = 0;
-    for (size_t k = 0; k < kPlanes; ++k) taken += energy[j] * slopes_[k] > water;
-    steps[j] = taken;
-  }
-  size_t left = budget - cost_above(energy.data(), count, slopes_, water);
-  for (size_t k = 0; k < kPlanes; ++k) {  // ties: lower step, then lower column
-    for (size_t j = 0; j < count && left > 0; ++j) {
-      if (steps[j] != k || energy[j] * slopes_[k] != water) continue;
-      if (kStep[k] > left) {
-        left = 0;
-        break;
-      }
-      ++steps[j];
-      left -= kStep[k];
-    }
-  }
-  static constexpr uint8_t kLevel[] = {0, 2, 3, 4, 6};
-  for (size_t j = 0; j < count; ++j) std::fill_n(levels + j * block, block, kLevel[steps[j]]);
-  return true;
+bool Matrix::has(uint8_t level) const {
+  if (level == 0) return true;
+  return level < kPlanesOf.size() && kPlanesOf[level] > 0 && planes_[kPlanesOf[level] - 1];
 }
 
-// The selected columns by level, with their inputs; column scales are folded in.
-struct Matrix::Task {
-  std::array<std::vector<uint32_t>, kPlanes> list;
-  std::vector<float> x;
-};
+size_t Matrix::bytes() const {
+  size_t bytes = 2 * rows_ + (2 + 2 + 4) * cols_;  // scales and norms are fp16 on disk
+  for (size_t plane = 0; plane < kPlanes; ++plane)
+    if (planes_[plane]) bytes += cols_ * plane_bytes(plane, rows_);
+  return bytes + size_t{outlier_start_[cols_]} * (long_rows_.empty() ? 4 : 6);
+}
+
+size_t Matrix::halves(size_t begin, size_t end) const {
+  return std::min(2 * end, (rows_ + kHalf - 1) / kHalf) - 2 * begin;
+}
+
+void Matrix::sort(const float* x, const uint8_t* levels, Sorted& sorted) const {
+  if (sorted.size < cols_) {
+    sorted.columns = std::make_unique_for_overwrite<uint32_t[]>((kPlanes + 1) * cols_);
+    sorted.x = std::make_unique_for_overwrite<float[]>(cols_);
+    sorted.size = cols_;
+  }
+  for (size_t k = 0; k < kPlanes; ++k) sorted.list[k] = sorted.columns.get() + k * cols_;
+  uint32_t* const skipped = sorted.columns.get() + kPlanes * cols_;
+  uint32_t* list[7] = {skipped,        nullptr, sorted.list[0], sorted.list[1],
+                       sorted.list[2], nullptr, sorted.list[3]};
+  for (size_t j = 0; j < cols_; ++j) sorted.x[j] = x[j] * col_scale_[j];
+  for (size_t j = 0; j < cols_; ++j)  // no branch: levels are as good as random
+    *list[levels[j]]++ = static_cast<uint32_t>(j);
+  static constexpr size_t kLevel[] = {2, 3, 4, 6};
+  for (size_t k = 0; k < kPlanes; ++k)
+    sorted.count[k] = static_cast<size_t>(list[kLevel[k]] - sorted.list[k]);
+}
 
 void Matrix::apply(const float* x, const uint8_t* levels, float* y, models::Pool& pool) const {
-  Task task;
-  task.x.resize(cols_);
-  std::array<size_t, kPlanes> count{};
-  for (auto& list : task.list) list.resize(cols_);
-  std::vector<uint32_t> skipped(cols_);
-  uint32_t* list[7] = {skipped.data(),      nullptr, task.list[0].data(), task.list[1].data(),
-                       task.list[2].data(), nullptr, task.list[3].data()};
-  for (size_t j = 0; j < cols_; ++j) {  // no branch: levels are as good as random
-    task.x[j] = x[j] * col_scale_[j];
-    *list[levels[j]]++ = static_cast<uint32_t>(j);
-  }
-  static constexpr size_t kLevel[] = {2, 3, 4, 6};
-  for (size_t k = 0; k < kPlanes; ++k) {
-    count[k] = static_cast<size_t>(list[kLevel[k]] - task.list[k].data());
-    task.list[k].resize(count[k]);
-  }
+  static thread_local Sorted mine;
+  Sorted& sorted = mine;  // of the caller, for all threads
+  sort(x, levels, sorted);
   const size_t parts = std::min<size_t>(groups_, pool.threads());
   pool.run(parts, [&](unsigned, size_t part) {
     const size_t begin = part * groups_ / parts, end = (part + 1) * groups_ / parts;
-    std::vector<float> sum((end - begin) * kGroup);
-    columns(task, begin, end, sum.data());
-    outliers(task, begin, end, sum.data());
-    const size_t first = begin * kGroup, last = std::min(end * kGroup, rows_);
-    for (size_t i = first; i < last; ++i) y[i] = sum[i - first] * row_scale_[i];
+    apply(sorted, begin, end, y + begin * kGroup);
   });
 }
 
-void Matrix::columns(const Task& task, size_t begin, size_t end, float* y) const {
-  const size_t groups = end - begin;
-  std::vector<int16_t> sums(groups * kGroup);
+void Matrix::apply(const Sorted& sorted, size_t begin, size_t end, float* y) const {
+  static thread_local std::vector<float> sum;
+  sum.assign((end - begin) * kGroup, 0.0f);
+  columns(sorted, begin, end, sum.data());
+  outliers(sorted, begin, end, sum.data());
+  const size_t first = begin * kGroup, last = std::min(end * kGroup, rows_);
+  for (size_t i = first; i < last; ++i) y[i - first] = sum[i - first] * row_scale_[i];
+}
+
+void Matrix::columns(const Sorted& sorted, size_t begin, size_t end, float* y) const {
+  const size_t halves_here = halves(begin, end);
+  static thread_local std::vector<int16_t> sums;
+  sums.assign((end - begin) * kGroup, 0);
   for (size_t level = 0; level < kPlanes; ++level) {
-    const auto& list = task.list[level];
+    const uint32_t* const list = sorted.list[level];
+    const size_t count = sorted.count[level];
     const Table& table = tables_[level];
     const auto at = [&](size_t plane, uint32_t column) {
-      return planes_[plane].get() + column * plane_bytes(plane, groups_) +
-             plane_bytes(plane, begin);
+      return planes_[plane].get() + column * plane_bytes(plane, rows_) + offset_of(plane, begin);
     };
-    for (size_t start = 0; start < list.size(); start += kChunk) {
-      const size_t stop = std::min(start + kChunk, list.size());
+    for (size_t start = 0; start < count; start += kChunk) {
+      const size_t stop = std::min(start + kChunk, count);
       float largest = 0;
-      for (size_t i = start; i < stop; ++i) largest = std::max(largest, std::fabs(task.x[list[i]]));
+      for (size_t i = start; i < stop; ++i)
+        largest = std::max(largest, std::fabs(sorted.x[list[i]]));
       if (!(largest > 0)) continue;
       const float to_integer = 32512.0f / largest;
       for (size_t i = start; i < stop; i += 4) {
@@ -182,34 +152,83 @@ void Matrix::columns(const Task& task, size_t begin, size_t end, float* y) const
         for (size_t k = 0; k < 4; ++k) {
           const bool is_real = i + k < stop;
           const uint32_t column = list[is_real ? i + k : stop - 1];
-          const uint32_t next = list[std::min(i + k + 4, list.size() - 1)];
+          const uint32_t next = list[std::min(i + k + 4, count - 1)];
           for (size_t plane = 0; plane <= level; ++plane) {
             quad.column[plane][k] = at(plane, column);
             quad.next[plane][k] = at(plane, next);
           }
-          const float x = is_real ? task.x[column] * to_integer : 0.0f;
+          const float x = is_real ? sorted.x[column] * to_integer : 0.0f;
           make_products(table, level + 1, static_cast<int16_t>(std::lrintf(x)), quad.products[k]);
         }
-        add_quad(level + 1, quad, groups, sums.data());
+        add_quad(level + 1, quad, halves_here, sums.data());
       }
       const float scale = largest * table.largest * (32768.0f / 32767.0f / 127.0f);
-      flush(groups, scale, sums.data(), y);
+      flush(halves_here, scale, sums.data(), y);
     }
   }
 }
 
-void Matrix::outliers(const Task& task, size_t begin, size_t end, float* y) const {
-  const size_t first = begin * kGroup, last = end * kGroup;
+void Matrix::outliers(const Sorted& sorted, size_t begin, size_t end, float* y) const {
+  const size_t first = begin * kGroup, last = std::min(end * kGroup, rows_);
+  if (long_rows_.empty()) {
+    outliers_of(sorted, short_rows_, first, last, y);
+  } else {
+    outliers_of(sorted, long_rows_, first, last, y);
+  }
+}
+
+template <class Row>
+void Matrix::outliers_of(const Sorted& sorted, const std::vector<Row>& rows, size_t first,
+                         size_t last, float* y) const {
+  const bool is_whole = first == 0 && last == rows_;
   for (size_t level = 0; level < kPlanes; ++level) {
     const Table& table = tables_[level];
-    for (const uint32_t j : task.list[level]) {
-      const float x = task.x[j];
-      for (size_t i = outlier_start_[j]; i < outlier_start_[j + 1]; ++i) {
-        const size_t row = outlier_rows_[i];
-        if (row < first || row >= last) continue;
-        const float value = outlier_values_[i];  // its code is the last one on its side
-        y[row - first] += x * (value - (value > 0 ? table.high : table.low));
+    for (size_t n = 0; n < sorted.count[level]; ++n) {
+      const uint32_t j = sorted.list[level][n];
+      const Row* at = rows.data() + outlier_start_[j];
+      const Row* end = rows.data() + outlier_start_[j + 1];
+      if (!is_whole) {
+        at = std::lower_bound(at, end, static_cast<Row>(first));
+        end = last == rows_ ? end : std::lower_bound(at, end, static_cast<Row>(last));
       }
+      const uint16_t* value = outlier_values_.data() + (at - rows.data());
+      for (; at < end; at += 8, value += 8) {
+        float added[8];
+        corrections(value, table, sorted.x[j], added);
+        const auto count = std::min<size_t>(8, static_cast<size_t>(end - at));
+        for (size_t k = 0; k < count; ++k) y[at[k] - first] += added[k];
+      }
+    }
+  }
+}
+
+void Matrix::dequantise(uint8_t level, size_t first, size_t last, size_t begin, size_t end,
+                        float* out, size_t ldo) const {
+  const size_t low = begin * kGroup, high = std::min(end * kGroup, rows_);
+  const size_t planes = kPlanesOf[level];
+  for (size_t j = first; j < last; ++j, out += ldo) {
+    if (planes == 0) {
+      std::fill_n(out, high - low, 0.0f);
+      continue;
+    }
+    std::array<const uint8_t*, kPlanes> column{};
+    for (size_t plane = 0; plane < planes; ++plane)
+      column[plane] =
+          planes_[plane].get() + j * plane_bytes(plane, rows_) + offset_of(plane, begin);
+    const Table& table = tables_[planes - 1];
+    for (size_t index = 0, row = low; row < high; ++index, row += kHalf) {
+      float tail[kHalf];
+      const Half half{column, planes, index, index % 2 == 0 && row + kHalf >= rows_};
+      const bool is_whole = row + kHalf <= high;
+      float* const to = is_whole ? out + (row - low) : tail;
+      decode_half(half, table, row_scale_.data() + row, col_scale_[j], to);
+      if (!is_whole) std::copy_n(tail, high - row, out + (row - low));
+    }
+    for (size_t i = outlier_start_[j]; i < outlier_start_[j + 1]; ++i) {
+      const size_t row = long_rows_.empty() ? short_rows_[i] : long_rows_[i];
+      if (row >= low && row < high)
+        out[row - low] =
+            models::half_to_float(outlier_values_[i]) * (row_scale_[row] * col_scale_[j]);
     }
   }
 }

@@ -10,11 +10,20 @@ let source = null;
 let fetching = false;
 const wanted = new Set();
 
+// As the server writes figures: tidemill.bench.wording.figure.
+const grouped = (digits) => {
+  const [whole, fraction] = digits.replace("-", "−").split(".");
+  const apart = whole.length - whole.startsWith("−") > 4 ? whole.replace(/\B(?=(\d{3})+$)/g, "\u202f") : whole;
+  return fraction === undefined ? apart : `${apart}.${fraction}`;
+};
+const bare = (digits) => (digits.includes(".") ? digits.replace(/\.?0+$/, "") : digits);
 const round = (value) => {
-  if (value === 0 || Number.isInteger(value)) return value.toLocaleString("en").replaceAll(",", "\u202f");
-  const size = Math.floor(Math.log10(Math.abs(value)));
-  if (size < -3) return value.toExponential(2);
-  return value.toFixed(Math.max(0, 2 - size));
+  if (Number.isInteger(value) && Math.abs(value) < 1e15) return grouped((value || 0).toFixed(0));
+  const [mantissa, power] = value.toExponential(2).split("e");
+  const size = Number(power);
+  if (size > -4 && size < 15) return grouped(bare(value.toFixed(Math.max(0, 2 - size))));
+  const raised = String(size).replace("-", "⁻").replace(/\d/g, (digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]);
+  return bare(mantissa) === "1" ? `10${raised}` : `${grouped(bare(mantissa))} × 10${raised}`;
 };
 
 function showStage(data) {
