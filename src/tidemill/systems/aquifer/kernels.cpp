@@ -13,9 +13,9 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 
-#include "vmm/crc32c.hpp"
+#include "../../memory/crc32c.hpp"
+#include "../../memory/linux/kill_switch.hpp"
 #include "vmm/vm.hpp"
 #include "vmm/zero_pages.hpp"
 
@@ -56,7 +56,12 @@ const char* name_of(End end) {
 class Machine {
  public:
   Machine(std::shared_ptr<GuestMemory> memory, std::vector<std::string> roots, uint64_t descriptors)
-      : memory_(std::move(memory)), vm_(memory_, std::move(roots), Limits{descriptors}) {}
+      : memory_(std::move(memory)),
+        vm_(memory_, std::move(roots), Limits{descriptors}),
+        kill_switch_(std::make_shared<memory::KillSwitch>(
+            [this](const std::string& why) { vm_.doom(why); })) {}
+  Machine(const Machine&) = delete;
+  ~Machine() { kill_switch_->disarm(); }
 
   void start(std::string path, std::vector<std::string> arguments,
              std::vector<std::string> environment, std::string working_folder) {
@@ -100,6 +105,7 @@ class Machine {
     stop_ = true;
     vm_.interrupt();
   }
+  std::shared_ptr<memory::KillSwitch> kill_switch() const { return kill_switch_; }
   nb::bytes output(unsigned stream) {
     const Turn turn(*this);
     return to_bytes(vm_.process().output.at(stream));
@@ -126,6 +132,7 @@ class Machine {
 
   std::shared_ptr<GuestMemory> memory_;
   Vm vm_;
+  std::shared_ptr<memory::KillSwitch> kill_switch_;
   std::atomic<bool> busy_ = false, stop_ = false;
 };
 
@@ -171,7 +178,7 @@ void register_memory(nb::module_& m) {
       "crc32c",
       [](Image bytes, uint32_t before) {
         const nb::gil_scoped_release release;
-        return crc32c({bytes.data(), bytes.size()}, before);
+        return memory::crc32c({bytes.data(), bytes.size()}, before);
       },
       "bytes"_a, "before"_a = 0);
 }
@@ -188,6 +195,7 @@ void register_machine(nb::module_& m) {
       .def("run", &Machine::run, "cpu_s"_a, "wall_s"_a)
       .def("interrupt", &Machine::interrupt)
       .def("output", &Machine::output, "stream"_a)
+      .def_prop_ro("kill_switch", &Machine::kill_switch)
       .def_prop_ro("code", [](Machine& it) { return it.process().code; })
       .def_prop_ro("message", [](Machine& it) { return it.process().message; })
       .def_prop_ro("warnings", [](Machine& it) { return it.process().warnings; })
@@ -206,16 +214,6 @@ void register_machine(nb::module_& m) {
 
 void register_aquifer(nb::module_& m) {
   using namespace tidemill::aquifer;
-  nb::register_exception_translator(
-      [](const std::exception_ptr& error, void*) {
-        try {
-          std::rethrow_exception(error);
-        } catch (const std::system_error& failed) {
-          const nb::object arguments = nb::make_tuple(failed.code().value(), failed.what());
-          PyErr_SetObject(PyExc_OSError, arguments.ptr());
-        }
-      },
-      nullptr);
   m.attr("PAGE") = kPage;
   register_memory(m);
   register_machine(m);

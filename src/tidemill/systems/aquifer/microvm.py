@@ -14,7 +14,7 @@ from tidemill import native
 from tidemill.errors import ConfigError, InputError, ProtocolError, ResourceError
 from tidemill.systems.aquifer.capability import kvm_failed, require_kvm
 from tidemill.systems.aquifer.config import GuestLimits, canonical_roots, memory_bytes
-from tidemill.systems.aquifer.snapshot import PAGE, GuestRegion, Snapshot
+from tidemill.systems.aquifer.snapshot import PAGE, GuestRegion, MachineState, Snapshot
 
 GUEST_FOLDER = Path(__file__).parent / "guest"
 SYSTEM_ROOTS = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
@@ -94,6 +94,7 @@ class MicroVM:
         self._roots = roots
         self._memory = memory
         self._is_waiting = False
+        self._closing: list[Callable[[], object]] = []
         try:
             self._machine = _kernels().Machine(memory, roots, limits.descriptors)
         except OSError as error:
@@ -102,7 +103,7 @@ class MicroVM:
     @classmethod
     def restore(
         cls,
-        snapshot: Snapshot,
+        snapshot: Snapshot | MachineState,
         *,
         fill: Callable[[GuestRegion], object] | None = None,
         supply: Callable[[GuestRegion], object] | None = None,
@@ -113,7 +114,8 @@ class MicroVM:
         """A clone at the snapshot's ready point; at most one source of its memory may be given.
 
         Args:
-            snapshot: its state is always used, its pages only if no source is given.
+            snapshot: its state is always used, its pages only if no source is given; a
+                `MachineState` has none.
             fill: writes the pages into anonymous memory before the guest goes on.
             supply: registers the memory, for instance with userfaultfd, and gives each page when
                 it is touched. The guest's pages are never dropped, so none is asked for twice.
@@ -127,14 +129,20 @@ class MicroVM:
         """
         if sum(source is not None for source in (fill, supply, memory_file)) > 1:
             raise ConfigError("give at most one of fill, supply and memory_file")
+        if isinstance(snapshot, Snapshot):
+            fill, snapshot = fill or snapshot.fill, snapshot.machine
         memory = _memory_of(snapshot, supply is not None, memory_file)
         allowed = canonical_roots(tuple(snapshot.roots if roots is None else roots))
         clone = cls.__new__(cls)
         clone._set_up(memory, allowed, limits or snapshot.limits)
-        if supply is not None:
-            supply(clone.region)
-        elif memory_file is None:
-            (fill or snapshot.fill)(clone.region)
+        try:
+            if supply is not None:
+                supply(clone.region)
+            elif memory_file is None and fill is not None:
+                fill(clone.region)
+        except BaseException:
+            clone.close()
+            raise
         try:
             clone._machine.restore(snapshot.state)
         except ValueError as error:
@@ -225,10 +233,21 @@ class MicroVM:
         pages = memory.view().reshape(-1, PAGE)[nonzero.astype(bool)]
         return Snapshot(self._machine.save(), nonzero, pages, tuple(self._roots), self.limits)
 
+    @property
+    def kill_switch(self) -> Any:
+        """Ends this guest from any thread, as `FaultHandler.guard` does when a page is lost."""
+        return self._machine.kill_switch
+
+    def on_close(self, callback: Callable[[], object]) -> None:
+        """Have something called after the machine and its memory were given back."""
+        self._closing.append(callback)
+
     def close(self) -> None:
         """Give everything back: the virtual machine, its memory, its open files."""
         self._machine = _Closed()
         self._memory = None
+        while self._closing:
+            self._closing.pop()()
 
     def __enter__(self) -> Self:
         return self
@@ -299,7 +318,7 @@ def _program(arguments: list[str]) -> str:
     return str(Path(path).resolve())
 
 
-def _memory_of(snapshot: Snapshot, is_supplied: bool, memory_file: str | Path | None) -> Any:
+def _memory_of(snapshot: MachineState, is_supplied: bool, memory_file: str | Path | None) -> Any:
     kind = _kernels().GuestMemory
     if memory_file is None:
         return kind.anonymous(snapshot.memory_bytes, is_supplied)

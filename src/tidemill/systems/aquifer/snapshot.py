@@ -37,6 +37,23 @@ class GuestRegion:
         return cls(memory.address, memory.size, memory.view())
 
 
+@dataclass(frozen=True, slots=True)
+class MachineState:
+    """What a clone needs besides its pages.
+
+    Attributes:
+        state: processor and monitor tables, as in `Snapshot`.
+        memory_bytes: size of the guest's memory.
+        roots: canonical paths that a clone may read unless told otherwise.
+        limits: what a clone may use unless told otherwise.
+    """
+
+    state: bytes = field(repr=False)
+    memory_bytes: int
+    roots: tuple[str, ...]
+    limits: GuestLimits
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
     """Everything that a clone needs; a value, to be restored any number of times.
@@ -59,6 +76,11 @@ class Snapshot:
     def memory_bytes(self) -> int:
         """Size of the guest's memory."""
         return self.nonzero.size * PAGE
+
+    @property
+    def machine(self) -> MachineState:
+        """All of it but the pages."""
+        return MachineState(self.state, self.memory_bytes, self.roots, self.limits)
 
     @property
     def zero_share(self) -> float:

@@ -9,9 +9,11 @@
 #include <optional>
 #include <string>
 
-#include "host_fd.hpp"
+#include "../../../memory/linux/host_fd.hpp"
 
 namespace tidemill::aquifer {
+
+using memory::HostFd;
 
 inline constexpr int kRequestFd = 1000, kAnswerFd = 1001, kIdentityFd = 1002;
 

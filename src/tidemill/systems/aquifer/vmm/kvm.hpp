@@ -10,10 +10,12 @@
 #include <span>
 #include <vector>
 
+#include "../../../memory/linux/host_fd.hpp"
 #include "guest_memory.hpp"
-#include "host_fd.hpp"
 
 namespace tidemill::aquifer {
+
+using memory::HostFd;
 
 // What of a processor goes into a snapshot: what a program in ring 3 can see. Everything else is
 // set up anew, so that no state, whoever wrote it, puts a guest into ring 0.

@@ -7,9 +7,11 @@
 #include <variant>
 #include <vector>
 
-#include "host_fd.hpp"
+#include "../../../memory/linux/host_fd.hpp"
 
 namespace tidemill::aquifer {
+
+using memory::HostFd;
 
 // A place in the host's file system that was opened with O_PATH and judged by where it really is.
 struct Place {

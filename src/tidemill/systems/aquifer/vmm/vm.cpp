@@ -60,7 +60,7 @@ End Vm::run(const Budget& budget) {
     stop_if_over(armed);
   };
   stop_if_over(armed);
-  while (process_.end == End::Running) {
+  while (process_.end == End::Running && !is_doomed_) {
     if (in_call_) {
       serve_call();
       continue;
@@ -72,7 +72,23 @@ End Vm::run(const Budget& budget) {
     else
       handle_errno(error, armed);
   }
+  end_if_doomed();
   return process_.end;
+}
+
+void Vm::doom(const std::string& why) {
+  {
+    const std::lock_guard lock(doom_mutex_);
+    doom_ = why;
+  }
+  is_doomed_ = true;
+  kick_.send();
+}
+
+void Vm::end_if_doomed() {
+  if (!is_doomed_ || is_over()) return;
+  const std::lock_guard lock(doom_mutex_);
+  process_.finish(End::Broken, doom_);
 }
 
 void Vm::serve_call() {

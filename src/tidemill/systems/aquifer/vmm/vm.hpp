@@ -1,8 +1,10 @@
 // A virtual machine that runs one Linux program in ring 3 and serves its system calls.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,6 +37,8 @@ class Vm {
   // Runs until the guest waits, ends, or has used up its budget.
   End run(const Budget& budget);
   void interrupt() { kick_.send(); }
+  // It ends, whatever it is doing, and no answer of it is given out; for any thread.
+  void doom(const std::string& why);
   bool is_over() const;  // it will never run again
 
   Process& process() { return process_; }
@@ -47,6 +51,7 @@ class Vm {
   void handle_port(uint16_t port);
   void handle_errno(int error, const ArmedRun& armed);
   void stop_if_over(const ArmedRun& armed);
+  void end_if_doomed();
   void fresh_identity();
 
   std::shared_ptr<GuestMemory> memory_;
@@ -55,6 +60,9 @@ class Vm {
   Kick kick_;
   bool in_call_ = false;  // the guest has made a call that is not answered yet
   uint64_t exits_ = 0;
+  std::atomic<bool> is_doomed_ = false;
+  std::mutex doom_mutex_;
+  std::string doom_;
 };
 
 }  // namespace tidemill::aquifer

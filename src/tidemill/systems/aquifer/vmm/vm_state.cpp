@@ -7,7 +7,7 @@
 #include <map>
 #include <stdexcept>
 
-#include "crc32c.hpp"
+#include "../../../memory/crc32c.hpp"
 #include "state_stream.hpp"
 #include "syscalls.hpp"
 #include "vm.hpp"
@@ -169,8 +169,8 @@ std::string Vm::save() {
   put_processor(out, vcpu_.state());
   put_process(out, process_);
   std::string& bytes = out.bytes();
-  const uint32_t sum =
-      crc32c({reinterpret_cast<const uint8_t*>(bytes.data()) + kHead, bytes.size() - kHead});
+  const uint32_t sum = memory::crc32c(
+      {reinterpret_cast<const uint8_t*>(bytes.data()) + kHead, bytes.size() - kHead});
   std::memcpy(bytes.data() + 4, &sum, sizeof sum);
   return std::move(bytes);
 }
@@ -178,7 +178,7 @@ std::string Vm::save() {
 void Vm::restore(std::span<const uint8_t> state) {
   StateReader in(state);
   if (in.get<uint32_t>() != kMagic) refuse("these bytes are no state of a microVM (version 1)");
-  if (in.get<uint32_t>() != crc32c(state.subspan(kHead)))
+  if (in.get<uint32_t>() != memory::crc32c(state.subspan(kHead)))
     refuse("the state is damaged: its checksum is wrong");
   if (in.get<uint64_t>() != memory_->size())
     refuse("the state belongs to a guest with another amount of memory");

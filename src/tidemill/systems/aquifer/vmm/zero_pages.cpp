@@ -7,13 +7,15 @@
 #include <cstring>
 #include <vector>
 
-#include "host_fd.hpp"
+#include "../../../memory/linux/host_fd.hpp"
 
 #ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
 namespace tidemill::aquifer {
+
+using memory::HostFd;
 
 bool is_zero_page(const uint8_t* page) {
 #ifdef __AVX2__

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <span>
 
-namespace tidemill::aquifer {
+namespace tidemill::memory {
 
 uint32_t crc32c(std::span<const uint8_t> bytes, uint32_t before = 0);
 
-}  // namespace tidemill::aquifer
+}  // namespace tidemill::memory

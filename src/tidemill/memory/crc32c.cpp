@@ -8,7 +8,7 @@
 #include <nmmintrin.h>
 #endif
 
-namespace tidemill::aquifer {
+namespace tidemill::memory {
 
 namespace {
 
@@ -51,4 +51,4 @@ uint32_t crc32c(std::span<const uint8_t> bytes, uint32_t before) {
   return ~update(~before, bytes.data(), bytes.size());
 }
 
-}  // namespace tidemill::aquifer
+}  // namespace tidemill::memory

@@ -5,7 +5,7 @@
 
 #include <utility>
 
-namespace tidemill::aquifer {
+namespace tidemill::memory {
 
 class HostFd {
  public:
@@ -32,4 +32,4 @@ class HostFd {
   int fd_ = -1;
 };
 
-}  // namespace tidemill::aquifer
+}  // namespace tidemill::memory

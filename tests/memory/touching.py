@@ -1,0 +1,33 @@
+"""Touching memory without holding Python's lock, which whoever answers the fault may need."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+
+import numpy as np
+from numpy.typing import NDArray
+
+U8 = NDArray[np.uint8]
+_LIBC = ctypes.CDLL(None)
+_LIBC.memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+_LIBC.memcpy.restype = ctypes.c_void_p
+_LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+def read(memory: U8, start: int, size: int) -> U8:
+    """A copy of bytes of memory."""
+    into = np.empty(size, np.uint8)
+    _LIBC.memcpy(into.ctypes.data, memory.ctypes.data + start, size)
+    return into
+
+
+def write(memory: U8, start: int, value: int) -> None:
+    """Store one byte."""
+    data = np.array([value], np.uint8)
+    _LIBC.memcpy(memory.ctypes.data + start, data.ctypes.data, 1)
+
+
+def give_back(memory: U8, start: int, size: int) -> None:
+    """``MADV_DONTNEED``, as a balloon does."""
+    assert _LIBC.madvise(memory.ctypes.data + start, size, mmap.MADV_DONTNEED) == 0
