@@ -16,15 +16,23 @@ whoever answers page faults.
 
 from tidemill.systems.aquifer.capability import require_kvm
 from tidemill.systems.aquifer.config import GuestLimits
+from tidemill.systems.aquifer.firecracker import import_firecracker
 from tidemill.systems.aquifer.microvm import GuestFailed, GuestTimeout, MicroVM
+from tidemill.systems.aquifer.pack import pack
 from tidemill.systems.aquifer.snapshot import GuestRegion, Snapshot
+from tidemill.systems.aquifer.snapshot_file import SnapshotFile
+from tidemill.systems.aquifer.snapshot_header import MemoryRegion
 
 __all__ = [
     "GuestFailed",
     "GuestLimits",
     "GuestRegion",
     "GuestTimeout",
+    "MemoryRegion",
     "MicroVM",
     "Snapshot",
+    "SnapshotFile",
+    "import_firecracker",
+    "pack",
     "require_kvm",
 ]
