@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from uuid import UUID
 
 from tidemill.errors import InputError
-from tidemill.systems.aquifer.snapshot_file import SnapshotFile
+from tidemill.systems.aquifer.aqs.snapshot_file import SnapshotFile
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,10 @@ class LocalLease:
     hot: memoryview
     maps: SnapshotFile
     epoch: int
+
+    @property
+    def uuid(self) -> UUID:
+        return self.maps.uuid
 
 
 class LocalPool:

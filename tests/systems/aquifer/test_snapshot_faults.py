@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tidemill.errors import CorruptFile, InputError
 from tidemill.systems.aquifer import SnapshotFile, pack
+from tidemill.systems.aquifer.aqs.snapshot_header import ENTRY, HEAD, SECTIONS, crc32c
 from tidemill.systems.aquifer.snapshot import PAGE
-from tidemill.systems.aquifer.snapshot_header import ENTRY, HEAD, SECTIONS, crc32c
 
 from .images import random_guest, snapshot_of
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from tidemill.errors import ConfigError, CorruptFile, InputError, MissingCapability
 from tidemill.systems.aquifer import MemoryRegion, SnapshotFile, import_firecracker, pack
-from tidemill.systems.aquifer.cpu_features import features_here, names_of, require_features
-from tidemill.systems.aquifer.pack import often_touched
+from tidemill.systems.aquifer.aqs.cpu_features import features_here, names_of, require_features
+from tidemill.systems.aquifer.aqs.pack import often_touched
+from tidemill.systems.aquifer.aqs.snapshot_file import census
 from tidemill.systems.aquifer.snapshot import PAGE
-from tidemill.systems.aquifer.snapshot_file import census
 
 from .images import guests, image_of, random_guest, snapshot_of
 

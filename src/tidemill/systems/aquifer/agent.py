@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 from uuid import UUID
 
-from tidemill.errors import InputError
+from tidemill.errors import InputError, ResourceError
 from tidemill.memory import CXL, Link, LinkClock, RemoteExtent, RemoteTier
+from tidemill.systems.aquifer.aqs.snapshot_file import SnapshotFile
 from tidemill.systems.aquifer.restore import HotPages, PooledRestore, Restored, RestoreStats
 from tidemill.systems.aquifer.snapshot import PAGE
-from tidemill.systems.aquifer.snapshot_file import SnapshotFile
 
 
 class PoolLease(HotPages, Protocol):
@@ -21,12 +19,12 @@ class PoolLease(HotPages, Protocol):
 
     @property
     def maps(self) -> SnapshotFile:
-        """Classes, runs and state of the snapshot."""
+        """Classes, runs and state of the snapshot; only what it holds itself outlives the lease."""
         ...
 
     @property
-    def epoch(self) -> int:
-        """Which publication of the name this is."""
+    def uuid(self) -> UUID:
+        """Of the snapshot."""
         ...
 
 
@@ -42,10 +40,11 @@ class Pool(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    epoch: int
-    restore: PooledRestore
+class _Replaced(Exception):
+    """The pool lends another snapshot than the one that is known."""
+
+
+_TRIES = 16
 
 
 class Agent:
@@ -64,9 +63,8 @@ class Agent:
         self._pool, self._remote = pool, remote
         self._link = LinkClock(link)
         self._deadline_s = deadline_s
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, PooledRestore] = {}
         self._last: dict[str, RestoreStats] = {}
-        self._mutex = threading.Lock()
 
     def publish(self, name: str, snapshot_file: SnapshotFile) -> int:
         """Cold pages to the memory nodes, then the hot part to the pool; the epoch.
@@ -87,11 +85,13 @@ class Agent:
             InputError: nobody published it; MissingCapability: no KVM or userfaultfd here.
             ResourceError: no memory node has its cold pages.
         """
-        with self._pool.borrow(name) as lease:
-            known = self._known.get(name)
-            if known is None or known.epoch != lease.epoch:
-                known = self._learn(name, lease)
-        return known.restore.restore()
+        for _ in range(_TRIES):
+            known = self._known.get(name) or self._learn(name)
+            try:
+                return known.restore()
+            except _Replaced:
+                self._known.pop(name, None)
+        raise ResourceError(f"{name} was published anew {_TRIES} times while it was restored")
 
     def invoke(self, name: str, request: bytes) -> bytes:
         """Restore, ask once, give everything back; `stats` tells what it took."""
@@ -105,18 +105,22 @@ class Agent:
         """Of the last invocation of each function."""
         return dict(self._last)
 
-    def _learn(self, name: str, lease: PoolLease) -> _Known:
-        maps = lease.maps
+    def _learn(self, name: str) -> PooledRestore:
+        with self._pool.borrow(name) as lease:
+            maps, uuid = lease.maps, lease.uuid
+
+        @contextmanager
+        def borrow() -> Generator[HotPages]:
+            with self._pool.borrow(name) as lease:
+                if lease.uuid != uuid:
+                    raise _Replaced
+                yield lease
+
         extent = self._find(name, maps)
-        restore = PooledRestore(
-            maps,
-            lambda: self._pool.borrow(name),
-            (self._remote, extent),
-            link=self._link,
-            deadline_s=self._deadline_s,
+        known = PooledRestore(
+            maps, borrow, (self._remote, extent), link=self._link, deadline_s=self._deadline_s
         )
-        with self._mutex:
-            self._known[name] = known = _Known(lease.epoch, restore)
+        self._known[name] = known
         return known
 
     def _find(self, name: str, maps: SnapshotFile) -> RemoteExtent:

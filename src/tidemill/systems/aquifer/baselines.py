@@ -26,10 +26,10 @@ from tidemill.memory import (
 from tidemill.memory.fault_handler import CHUNK_PAGES
 from tidemill.memory.kernels import paging
 from tidemill.memory.userfaultfd import merged
+from tidemill.systems.aquifer.aqs.snapshot_file import SnapshotFile
 from tidemill.systems.aquifer.microvm import MicroVM
 from tidemill.systems.aquifer.restore import Borrow, PooledRestore, Restored, Supply, hot_pages
 from tidemill.systems.aquifer.snapshot import PAGE, GuestRegion, Snapshot
-from tidemill.systems.aquifer.snapshot_file import SnapshotFile
 
 U8, U64 = NDArray[np.uint8], NDArray[np.uint64]
 _FAASNAP_GAP = 32
@@ -192,8 +192,9 @@ class Reap:
     def _install(self, faults: Userfaultfd, region: GuestRegion) -> int:
         if self._is_pooled:
             with self._published.borrow() as lease, self._link.transfer(self._size):
-                pages = np.frombuffer(lease.hot, np.uint8)
-                moved = faults.install_runs(region.address, self._runs, pages)
+                moved = faults.install_runs(
+                    region.address, self._runs, np.frombuffer(lease.hot, np.uint8)
+                )
         else:
             moved = faults.install_runs(region.address, self._runs, self._read())
         for first, count in self._zeros.tolist():

@@ -49,3 +49,15 @@ def kvm_failed(error: OSError) -> MissingCapability:
         f"KVM of this host cannot do what a microVM needs: {error.strerror or error}; it needs "
         "a kernel from 5.6 on with KVM_CAP_SYNC_REGS and memory to spare"
     )
+
+
+def missing() -> str | None:
+    """What this machine lacks for microVMs whose pages come from elsewhere; None if nothing."""
+    from tidemill.memory import Userfaultfd
+
+    try:
+        require_kvm()
+        Userfaultfd().close()
+    except MissingCapability as error:
+        return str(error)
+    return None

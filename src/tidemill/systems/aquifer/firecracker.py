@@ -13,12 +13,12 @@ import numpy as np
 
 from tidemill import native
 from tidemill.errors import ConfigError, CorruptFile, InputError
+from tidemill.systems.aquifer.aqs.pack import pack
+from tidemill.systems.aquifer.aqs.page_classes import Bools
+from tidemill.systems.aquifer.aqs.snapshot_file import SnapshotFile
+from tidemill.systems.aquifer.aqs.snapshot_header import MAGIC, MemoryRegion, check_regions
 from tidemill.systems.aquifer.config import GuestLimits
-from tidemill.systems.aquifer.pack import pack
-from tidemill.systems.aquifer.page_classes import Bools
 from tidemill.systems.aquifer.snapshot import PAGE, U8, Snapshot
-from tidemill.systems.aquifer.snapshot_file import SnapshotFile
-from tidemill.systems.aquifer.snapshot_header import MAGIC, MemoryRegion, check_regions
 
 _PIECE = 1 << 22
 _GAP_START = 3 << 30

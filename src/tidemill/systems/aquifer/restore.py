@@ -21,9 +21,11 @@ from tidemill.memory import (
     RemoteTier,
     Userfaultfd,
 )
+from tidemill.memory.kernels import paging
+from tidemill.memory.userfaultfd import merged
+from tidemill.systems.aquifer.aqs.snapshot_file import SnapshotFile
 from tidemill.systems.aquifer.microvm import MicroVM
 from tidemill.systems.aquifer.snapshot import PAGE, GuestRegion, MachineState
-from tidemill.systems.aquifer.snapshot_file import SnapshotFile
 
 U64 = NDArray[np.uint64]
 
@@ -116,6 +118,7 @@ class Supply:
     Args:
         source: where pages come from that are touched later.
         ranges: (n, 2) first page and pages to watch; the kernel fills the others with zeros.
+        zeros: (n, 2) zero pages that will be touched; taken from the kernel beforehand.
         install: is called with the userfaultfd and the memory before the handler starts.
     """
 
@@ -125,15 +128,18 @@ class Supply:
         ranges: U64,
         install: Callable[[Userfaultfd, GuestRegion], int] | None = None,
         *,
+        zeros: U64 | None = None,
         deadline_s: float = 2.0,
     ) -> None:
         self._source, self._ranges, self._install = source, ranges, install
-        self._deadline_s = deadline_s
+        self._zeros, self._deadline_s = zeros, deadline_s
         self.hot_bytes = 0
         self.handler: FaultHandler | None = None
 
     def __call__(self, region: GuestRegion) -> None:
         """Do it."""
+        if self._zeros is not None:
+            paging().populate(region.address, self._zeros)  # before faults are watched
         with Userfaultfd() as faults:
             faults.register_pages(region.address, self._ranges)
             if self._install is not None:
@@ -177,6 +183,7 @@ class PooledRestore:
         self._maps, self._borrow = maps, borrow
         self._link = link or LinkClock(CXL)
         self._deadline_s = deadline_s
+        self._zeros = merged(maps.hot_zero.astype(np.int64))
         cold, hot = cold_pages(maps), hot_pages(maps)
         self.source = PageSource(
             maps.guest_pages,
@@ -196,15 +203,20 @@ class PooledRestore:
             StaleEpoch: another snapshot was published meanwhile; MissingCapability: no KVM.
         """
         supply = Supply(
-            self.source, self._maps.regions_to_register, self._install, deadline_s=self._deadline_s
+            self.source,
+            self._maps.regions_to_register,
+            self._install,
+            zeros=self._zeros,
+            deadline_s=self._deadline_s,
         )
         return supply.restore(self.machine)
 
     def _install(self, faults: Userfaultfd, region: GuestRegion) -> int:
-        with self._borrow() as lease:
-            pages = np.frombuffer(lease.hot, np.uint8)
-            with self._link.transfer(pages.size):
-                return faults.install_runs(region.address, self._maps.hot_runs, pages)
+        with self._borrow() as lease, self._link.transfer(lease.hot.nbytes):
+            # no view of the pages may outlive the lease
+            return faults.install_runs(
+                region.address, self._maps.hot_runs, np.frombuffer(lease.hot, np.uint8)
+            )
 
 
 def machine_of(maps: SnapshotFile) -> MachineState:

@@ -25,10 +25,10 @@ from tidemill.memory import (
     Userfaultfd,
 )
 from tidemill.memory.fault_handler import process_switch
+from tidemill.systems.aquifer.aqs.snapshot_file import SnapshotFile
 from tidemill.systems.aquifer.handshake import GOODBYE, receive_handshake
 from tidemill.systems.aquifer.restore import Borrow, cold_pages, hot_pages
 from tidemill.systems.aquifer.snapshot import PAGE
-from tidemill.systems.aquifer.snapshot_file import SnapshotFile
 
 U64 = NDArray[np.uint64]
 _WORTH_UNREGISTERING = 64  # pages: below, a fault or two are cheaper than the call
@@ -172,10 +172,9 @@ class UffdServer:
 
     def _install(self, faults: Userfaultfd, ranges: list[GuestRange]) -> None:
         with self._served.borrow() as lease:
-            pages = np.frombuffer(lease.hot, np.uint8)
             runs = located(self._served.maps.hot_runs, ranges)
             at = np.array([(a // PAGE, n, slot) for a, n, slot in runs], np.uint64).reshape(-1, 3)
-            faults.install_runs(0, at, pages)
+            faults.install_runs(0, at, np.frombuffer(lease.hot, np.uint8))
 
     def close(self) -> None:
         """Stop answering; guests that still run wait for ever unless they are killed first."""

@@ -9,9 +9,10 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
     """``samples`` samples of three waves and noise."""
     rng = np.random.default_rng(request["seed"])
     count = request["samples"]
-    t = np.arange(count)
+    t = np.array(range(count), np.float64)
     periods = rng.choice(np.arange(20, 400), 3, replace=False)
-    signal = sum(np.sin(2 * np.pi * t / period) for period in periods) + rng.normal(0, 0.5, count)
+    waves = np.sin(2 * np.pi * np.outer(1 / periods, t))
+    signal = waves.sum(axis=0) + rng.normal(0, 0.5, count)
     power = np.abs(np.fft.rfft(signal)) ** 2
     peaks = np.argsort(power[1:])[-3:] + 1
     again = np.fft.irfft(np.fft.rfft(signal), count)

@@ -13,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.errors import ConfigError, InputError
-from tidemill.systems.aquifer.config import GuestLimits
-from tidemill.systems.aquifer.page_classes import PageClass, PageClasses, rank_directory, words_of
-from tidemill.systems.aquifer.snapshot import PAGE, Snapshot
-from tidemill.systems.aquifer.snapshot_header import (
+from tidemill.systems.aquifer.aqs.page_classes import (
+    PageClass,
+    PageClasses,
+    rank_directory,
+    words_of,
+)
+from tidemill.systems.aquifer.aqs.snapshot_header import (
     CHUNK_PAGES,
     MemoryRegion,
     check_regions,
@@ -24,6 +27,8 @@ from tidemill.systems.aquifer.snapshot_header import (
     crc32c,
     parse_header,
 )
+from tidemill.systems.aquifer.config import GuestLimits
+from tidemill.systems.aquifer.snapshot import PAGE, Snapshot
 
 
 class SnapshotFile:

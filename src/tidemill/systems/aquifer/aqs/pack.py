@@ -16,10 +16,9 @@ from uuid import UUID, uuid4
 import numpy as np
 
 from tidemill.errors import ConfigError, InputError, OutOfPool
-from tidemill.systems.aquifer.cpu_features import features_here
-from tidemill.systems.aquifer.page_classes import Bools, PageClasses
-from tidemill.systems.aquifer.snapshot import PAGE, U8, Snapshot
-from tidemill.systems.aquifer.snapshot_header import (
+from tidemill.systems.aquifer.aqs.cpu_features import features_here
+from tidemill.systems.aquifer.aqs.page_classes import Bools, PageClasses
+from tidemill.systems.aquifer.aqs.snapshot_header import (
     CHUNK_PAGES,
     SECTIONS,
     Header,
@@ -27,6 +26,7 @@ from tidemill.systems.aquifer.snapshot_header import (
     check_regions,
     crc32c,
 )
+from tidemill.systems.aquifer.snapshot import PAGE, U8, Snapshot
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
