@@ -16,6 +16,8 @@ whoever answers page faults.
 
 from tidemill.systems.aquifer.capability import require_kvm
 from tidemill.systems.aquifer.config import GuestLimits
+from tidemill.systems.aquifer.cxl.cxl_pool import CxlPool
+from tidemill.systems.aquifer.cxl.lease import Lease, StaleEpoch
 from tidemill.systems.aquifer.firecracker import import_firecracker
 from tidemill.systems.aquifer.microvm import GuestFailed, GuestTimeout, MicroVM
 from tidemill.systems.aquifer.pack import pack
@@ -24,14 +26,17 @@ from tidemill.systems.aquifer.snapshot_file import SnapshotFile
 from tidemill.systems.aquifer.snapshot_header import MemoryRegion
 
 __all__ = [
+    "CxlPool",
     "GuestFailed",
     "GuestLimits",
     "GuestRegion",
     "GuestTimeout",
+    "Lease",
     "MemoryRegion",
     "MicroVM",
     "Snapshot",
     "SnapshotFile",
+    "StaleEpoch",
     "import_firecracker",
     "pack",
     "require_kvm",

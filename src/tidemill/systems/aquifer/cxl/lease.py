@@ -1,0 +1,62 @@
+"""A published snapshot, borrowed; and what its place in the pool is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Self
+
+from tidemill.errors import ResourceError
+from tidemill.systems.aquifer.cxl.ownership import Borrowed
+from tidemill.systems.aquifer.snapshot_file import SnapshotFile
+
+
+class StaleEpoch(ResourceError):
+    """What was asked for was revoked or replaced meanwhile; ask again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a snapshot in the pool is good for; `worth` of its bytes decides who may evict whom."""
+
+    restores_per_s: float
+    saved_s: float = 0.1
+
+    def worth(self, nbytes: int) -> float:
+        """Seconds saved per second and byte."""
+        return self.restores_per_s * self.saved_s / max(nbytes, 1)
+
+
+class Lease:
+    """A published snapshot, borrowed: nobody rewrites it until `release`.
+
+    Attributes:
+        epoch: of its slot; each publication has another.
+        maps: its classes, runs, state and checksums; a `SnapshotFile` without cold pages.
+        hot: its hot pages, straight from the segment; not to be touched after `release`.
+    """
+
+    def __init__(
+        self, borrowed: Borrowed, window: memoryview, give_back: Callable[[Lease], bool]
+    ) -> None:
+        self.borrowed, self._window, self._give_back = borrowed, window, give_back
+        self.name, self.epoch = borrowed.entry.name, borrowed.entry.word.epoch
+        self.maps = SnapshotFile(window, f"{borrowed.entry.name} in the pool")
+        self.hot = self.maps.hot
+        self.is_released = False
+
+    def release(self) -> None:
+        """Let its owner have it back; twice is once."""
+        if self._give_back(self):
+            self.is_released = True
+            self.hot.release()
+            self.maps.close()
+            with suppress(BufferError):
+                self._window.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
