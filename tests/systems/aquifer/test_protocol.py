@@ -7,6 +7,7 @@ import struct
 from contextlib import suppress
 from functools import partial
 
+import numpy as np
 import pytest
 
 from tidemill import native
@@ -15,20 +16,26 @@ from tidemill.systems.aquifer.cxl.automaton import DEAD, READ, Automata, Ended, 
 from tidemill.systems.aquifer.cxl.layout import DirectoryEntry, Layout, OwnerWord, SlotState
 from tidemill.systems.aquifer.cxl.operations import (
     Fence,
+    Get,
     Invalidate,
     IsDead,
     Load,
     Store,
     WriteBack,
+    perform,
 )
 from tidemill.systems.aquifer.cxl.ownership import Ownership
 from tidemill.systems.aquifer.cxl.protocol_check import (
     MUTANTS,
     QUICK,
     SCENARIOS,
+    SHIPPED,
+    Mutant,
     catch,
     check,
+    mutated,
 )
+from tidemill.systems.aquifer.cxl.views import DirectView, IncoherentView
 
 
 @pytest.mark.parametrize("scenario", QUICK)
@@ -188,3 +195,41 @@ def test_an_automaton_does_what_its_program_does_whatever_it_is_answered(
     else:
         return
     assert automata.described(after) == Violation(refusal)
+
+
+def interleaved(scenario: str, seed: int, mutant: Mutant = SHIPPED, *, steps: int = 4000) -> str:
+    """What goes wrong when hosts with adversarial caches take random turns, step by step."""
+    generator = random.Random(seed)
+    what = SCENARIOS[scenario]
+    layout = Layout(2, 1, 4096)
+    segment = np.zeros(layout.size, np.uint8)
+    direct = DirectView(segment, lambda: layout.size, "a segment")
+    direct.put(layout.slot_at(0), DirectoryEntry(OwnerWord(0, 0, SlotState.FREE)).pack())
+    views = [IncoherentView(direct, layout.size, seed=seed + host) for host in range(2)]
+    programs = [
+        mutated(program(Ownership(layout, host)), mutant) for program, host in what.programs
+    ]
+    answers: list[object] = [None, None]
+    for _ in range(steps):
+        host = generator.randrange(2)
+        try:
+            operation = programs[host].send(answers[host])
+        except StopIteration:
+            break
+        if isinstance(operation, Violation):
+            return operation.text
+        answers[host] = perform(operation, views[host], lambda *_: False, lambda _: None)
+        if isinstance(operation, Get):
+            answers[host] = bytes(answers[host])  # type: ignore[call-overload]
+    return ""
+
+
+@pytest.mark.parametrize("scenario", ["readers", "transfer"])
+def test_the_emulated_caches_agree_with_the_search(scenario: str) -> None:
+    assert [interleaved(scenario, seed) for seed in range(12)] == [""] * 12
+
+
+@pytest.mark.parametrize("mutant", ["no-flush-data", "no-invalidate-data"])
+def test_the_emulated_caches_show_what_a_forgotten_step_does(mutant: str) -> None:
+    found = [interleaved("readers", seed, MUTANTS[mutant]) for seed in range(40)]
+    assert any(text.startswith("borrowed epoch") for text in found)

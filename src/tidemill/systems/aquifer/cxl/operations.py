@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from tidemill.errors import ProtocolError
-
 LINE = 64
 """Bytes of a cache line."""
 WORD = 8
@@ -141,25 +139,34 @@ def run(
             operation = program.send(answer)
         except StopIteration as end:
             return end.value
-        answer = None
-        match operation:
-            case Load(at):
-                answer = view.load(at)
-            case Store(at, value):
-                view.store(at, value)
-            case Get(at, size):
-                answer = view.get(at, size)
-            case Put(at, data):
-                view.put(at, data)
-            case WriteBack(at, size):
-                view.write_back(at, size)
-            case Invalidate(at, size):
-                view.invalidate(at, size)
-            case Fence():
-                view.fence()
-            case IsDead(host, generation):
-                answer = is_dead(host, generation)
-            case Pause(label):
-                pause(label)
-            case _:
-                raise ProtocolError(f"{operation!r} — no operation of a program on a segment.")
+        answer = perform(operation, view, is_dead, pause)
+
+
+def perform(
+    operation: Operation,
+    view: View,
+    is_dead: Callable[[int, int], bool],
+    pause: Callable[[str], None],
+) -> object:
+    """Perform one operation; its answer."""
+    answer: object = None
+    match operation:
+        case Load(at):
+            answer = view.load(at)
+        case Store(at, value):
+            view.store(at, value)
+        case Get(at, size):
+            answer = view.get(at, size)
+        case Put(at, data):
+            view.put(at, data)
+        case WriteBack(at, size):
+            view.write_back(at, size)
+        case Invalidate(at, size):
+            view.invalidate(at, size)
+        case Fence():
+            view.fence()
+        case IsDead(host, generation):
+            answer = is_dead(host, generation)
+        case Pause(label):
+            pause(label)
+    return answer
