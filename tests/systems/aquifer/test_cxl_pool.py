@@ -90,6 +90,7 @@ def test_a_lease_keeps_its_extent_until_its_release(hosts: Hosts) -> None:
     assert is_of(lease, 1)
     with pytest.raises(StaleEpoch, match="replaced while it was borrowed"):
         reader.borrow("fn")
+    assert reader.names() == []
     lease.release()
     lease.release()
     with pytest.raises(ValueError, match="released memoryview"):
@@ -110,6 +111,19 @@ def test_two_leases_of_one_host_end_with_the_last(hosts: Hosts) -> None:
     owner.publish("fn", packed(2))
 
 
+def test_what_is_replaced_while_it_is_read_is_freed_by_and_by(hosts: Hosts) -> None:
+    owner, reader = hosts(0), hosts(1)
+    owner.publish("fn", packed(1))
+    alone = owner.free_bytes()
+    with reader.borrow("fn") as old:
+        assert owner.publish("fn", packed(2)) == 2
+        with reader.borrow("fn") as new:
+            assert (is_of(old, 1), is_of(new, 2)) == (True, True)
+        assert owner.free_bytes() < alone
+    assert owner.free_bytes() == alone
+    assert owner.publish("fn", packed(3)) == 3
+
+
 def test_revoke_waits_for_a_reader_in_another_thread(hosts: Hosts) -> None:
     owner, reader = hosts(0), hosts(1)
     owner.deadline_s = 20
@@ -125,6 +139,46 @@ def test_revoke_waits_for_a_reader_in_another_thread(hosts: Hosts) -> None:
     assert not revoking.is_alive()
     with pytest.raises(InputError, match="not published; there is nothing"):
         reader.borrow("fn")
+
+
+def test_revoke_waits_for_another_thread_of_its_own_process(hosts: Hosts) -> None:
+    owner = hosts(0)
+    owner.deadline_s = 20
+    owner.publish("fn", packed(1))
+    with owner.borrow("fn") as lease:
+        revoking = threading.Thread(target=owner.revoke, args=("fn",))
+        revoking.start()
+        revoking.join(0.2)
+        assert revoking.is_alive()
+        assert is_of(lease, 1)
+        assert lease.uuid == lease.maps.uuid
+    revoking.join(20)
+    assert owner.names() == []
+
+
+def test_many_threads_of_two_hosts_restore_while_one_publishes(hosts: Hosts) -> None:
+    owner, other = hosts(0), hosts(1)
+    owner.deadline_s = other.deadline_s = 20
+    owner.publish("fn", packed(0))
+    wrong: list[object] = []
+
+    def restore(pool: CxlPool) -> None:
+        for _ in range(20):
+            try:
+                with pool.borrow("fn") as lease:
+                    if not is_of(lease, int(lease.maps.vmstate)):
+                        wrong.append(lease.epoch)
+            except StaleEpoch:
+                continue
+
+    threads = [threading.Thread(target=restore, args=(pool,)) for pool in (owner, other) * 3]
+    for thread in threads:
+        thread.start()
+    for seed in range(1, 6):
+        owner.publish("fn", packed(seed))
+    for thread in threads:
+        thread.join()
+    assert wrong == []
 
 
 def test_a_snapshot_is_handed_over_with_its_readers(hosts: Hosts) -> None:
@@ -144,8 +198,10 @@ def test_a_snapshot_is_handed_over_with_its_readers(hosts: Hosts) -> None:
     assert first.free_bytes() > free
     with first.borrow("fn") as lease:
         assert is_of(lease, 2)
-    with pytest.raises(InputError, match="host 0 has not published it"):
+    with pytest.raises(ProtocolError, match="host 1 owns it"):
         first.revoke("fn")
+    with pytest.raises(InputError, match="host 0 has not published it"):
+        first.revoke("none")
 
 
 def test_a_full_pool_keeps_what_it_has(hosts: Hosts) -> None:
@@ -338,6 +394,7 @@ class Pool(RuleBasedStateMachine):
         for host in self.hosts:
             host.deadline_s = 0.05
         self.model: dict[str, tuple[int, int]] = {}
+        self.read_on: dict[str, int] = {}
         self.leases: list[tuple[Lease, str, int]] = []
 
     names = st.sampled_from(["a", "b", "c", "d"])
@@ -345,22 +402,30 @@ class Pool(RuleBasedStateMachine):
 
     @rule(host=any_host, name=names, seed=st.integers(0, 999))
     def publish(self, host: int, name: str, seed: int) -> None:
-        owner = self.model.get(name, (host, 0))[0]
-        is_read = any(held == name for _, held, _ in self.leases)
+        owner = self.model.get(name, (self.read_on.get(name, host), 0))[0]
         if owner != host:
-            with pytest.raises(ProtocolError):
+            try:
                 self.hosts[host].publish(name, packed(seed))
-        elif not is_read:
+            except ProtocolError:
+                return
+            assert name not in self.model
+            self.model[name] = host, seed
+        else:
+            before = self.hosts[host].names()
             try:
                 self.hosts[host].publish(name, packed(seed))
             except OutOfPool:
-                return
-            self.model[name] = host, seed
+                assert self.hosts[host].names() == before
+            except ResourceError:  # no slot to spare, and somebody reads on
+                self.model.pop(name, None)
+                self.read_on[name] = host
+            else:
+                self.model[name] = host, seed
 
     @rule(host=any_host, name=names)
     def borrow(self, host: int, name: str) -> None:
         if name not in self.model:
-            with pytest.raises(InputError):
+            with pytest.raises((InputError, StaleEpoch)):
                 self.hosts[host].borrow(name)
             return
         self.leases.append((self.hosts[host].borrow(name), name, self.model[name][1]))
@@ -379,7 +444,10 @@ class Pool(RuleBasedStateMachine):
     def transfer(self, name: str, to: int) -> None:
         owner, seed = self.model.get(name, (to, 0))
         if owner != to:
-            self.hosts[owner].transfer(name, to)
+            try:
+                self.hosts[owner].transfer(name, to)
+            except ResourceError:  # an older one of this name is still read
+                return
             with suppress(StaleEpoch):
                 self.hosts[owner].borrow(name).release()
             assert self.hosts[to].accept() == [name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tidemill.systems.aquifer.cxl.layout import Extent, Layout
+from tidemill.systems.aquifer.snapshot import PAGE
 
 
 def free_ranges(layout: Layout, chunks: Iterable[int], used: Iterable[Extent]) -> list[Extent]:
@@ -30,6 +31,11 @@ def best_fit(free: Iterable[Extent], size: int) -> Extent | None:
     if not fitting:
         return None
     return Extent(min(fitting, key=lambda extent: extent.size).at, size)
+
+
+def whole_pages(size: int) -> int:
+    """Bytes that an extent takes."""
+    return -(-size // PAGE) * PAGE
 
 
 def _joined(layout: Layout, chunks: Iterable[int]) -> list[tuple[int, int]]:

@@ -16,10 +16,11 @@ import numpy as np
 
 from tidemill.errors import ConfigError, InputError, OutOfPool, ResourceError
 from tidemill.systems.aquifer.cxl import segment
-from tidemill.systems.aquifer.cxl.directory import Directory, usage
+from tidemill.systems.aquifer.cxl.arena import whole_pages
+from tidemill.systems.aquifer.cxl.directory import Directory
 from tidemill.systems.aquifer.cxl.host_presence import HostPresence, is_present, kill
-from tidemill.systems.aquifer.cxl.layout import NAME_BYTES, SlotState
-from tidemill.systems.aquifer.cxl.lease import Demand, Lease, StaleEpoch
+from tidemill.systems.aquifer.cxl.layout import NAME_BYTES
+from tidemill.systems.aquifer.cxl.lease import Demand, Lease, StaleEpoch, Usage
 from tidemill.systems.aquifer.cxl.operations import LINE, WORD, Program, run
 from tidemill.systems.aquifer.cxl.ownership import Borrowed, Ownership
 from tidemill.systems.aquifer.cxl.views import DirectView, IncoherentView
@@ -36,9 +37,10 @@ class CxlPool:
     def __init__(self, path: str, fd: int, host: int, view_seed: int | None) -> None:
         self.path, self.host = path, host
         self._fd = fd
-        self._lock = threading.RLock()
+        self._writers = threading.Lock()  # one thread at a time changes what is published
+        self._lock = threading.RLock()  # and one is at the view, but not while it waits
         self._leases: dict[int, list[Lease]] = {}
-        self._restores: dict[int, int] = {}
+        self._usage: dict[int, Usage] = {}
         self._presence: HostPresence | None = None
         self._mapping = mmap.mmap(fd, 0)
         self._segment = np.frombuffer(self._mapping, np.uint8)
@@ -102,8 +104,11 @@ class CxlPool:
     ) -> int:
         """Put a snapshot's hot pages, maps and state into the pool, in place of an older one.
 
+        With a slot and room to spare, the older one can be borrowed until the new one can, and
+        stays if this process dies meanwhile.
+
         Args:
-            name: at most 32 bytes.
+            name: 1 to 32 bytes.
             snapshot: what to publish.
             demand: if given, snapshots whose bytes are worth less are evicted for it, the least
                 recently restored first; without it, as many as must be.
@@ -119,21 +124,27 @@ class CxlPool:
         if not 0 < len(name.encode()) <= NAME_BYTES or "\0" in name:
             raise ConfigError.of("name", name, f"1-{NAME_BYTES} bytes", "it is in one cache line")
         data = snapshot.pooled
-        with self._open():
+        with self._changing():
             self._heartbeat()
-            entries = self._directory.entries()
-            slot = self._directory.slot_for(name, entries)
-            old = None if entries[slot].word.state is SlotState.FREE else slot
+            self._reclaim()
+            old, slot = self._directory.own_slots(name), self._directory.free_slot()
+            after = max((self._directory.entry(one).word.epoch for one in old), default=0)
+            if old and (slot is None or self._directory.best_fit(whole_pages(len(data))) is None):
+                self._make_room(len(data), old, demand, on_evict)
+                for one in old:
+                    self._run(self._ownership.revoke(one))
+                slot, old = old[0], []
+            if slot is None:
+                raise OutOfPool(
+                    f"{name} in {self.path} — host {self.host} has no free slot of the "
+                    f"{self.layout.slots}; revoke a snapshot."
+                )
             self._make_room(len(data), old, demand, on_evict)
-            if old is not None:
-                self._revoke(old)
-            extent = self._directory.best_fit(_whole_pages(len(data)))
-            assert extent is not None, "only this host takes from its chunks"
-            try:
-                return self._run(self._ownership.publish(slot, extent, data, name))
-            except BaseException:
-                self._run(self._ownership.abandon(slot))
-                raise
+            epoch = self._write(slot, data, name, after)
+            for one in old:
+                with suppress(ResourceError):  # somebody reads on: `_reclaim` does it later
+                    self._run(self._ownership.revoke(one))
+        return epoch
 
     def borrow(self, name: str) -> Lease:
         """A lease of a published snapshot, for as long as it is copied.
@@ -150,7 +161,7 @@ class CxlPool:
                     break
                 borrowed = self._borrow(slot)
                 if borrowed is None:
-                    time.sleep(0)
+                    self._wait(0.0005)
                 elif borrowed.entry.name == name:
                     return self._lease(borrowed)
                 elif not self._leases.get(slot):
@@ -166,20 +177,23 @@ class CxlPool:
         Raises:
             InputError: this host owns none of this name. ResourceError: somebody reads on.
         """
-        with self._open():
-            self._revoke(self._directory.own_slot(name))
+        with self._changing():
+            for slot in self._directory.owned(name):
+                self._run(self._ownership.revoke(slot))
 
     def transfer(self, name: str, to: int) -> None:
         """Offer a snapshot to another host, which owns it once it has called `accept`."""
         if not 0 <= to < self.layout.hosts or to == self.host:
             raise ConfigError.of("to", to, f"another host in 0-{self.layout.hosts - 1}")
-        with self._open():
-            slot = self._directory.own_slot(name)
-            self._run(self._ownership.offer(self.layout.slot_at(slot), to))
+        with self._changing():
+            newest, *older = self._directory.owned(name)
+            for slot in older:
+                self._run(self._ownership.revoke(slot))
+            self._run(self._ownership.offer(self.layout.slot_at(newest), to))
 
     def lend_chunk(self, to: int) -> bool:
         """Offer an arena chunk that holds nothing to another host; False if there is none."""
-        with self._open():
+        with self._changing():
             for chunk in self._directory.empty_chunks():
                 self._run(self._ownership.offer(self.layout.chunk_at(chunk), to))
                 return True
@@ -187,7 +201,7 @@ class CxlPool:
 
     def accept(self) -> list[str]:
         """Take all slots and arena chunks that are offered to this host; the snapshots' names."""
-        with self._open():
+        with self._changing():
             for chunk in range(self.layout.chunks):
                 self._run(self._ownership.accept(self.layout.chunk_at(chunk)))
             return [
@@ -203,7 +217,7 @@ class CxlPool:
             dead: the host.
             fence: end its process first, if it still runs on this machine.
         """
-        with self._open():
+        with self._changing():
             if fence and is_present(str(self.uuid), dead):
                 line = self._directory.read(self.layout.host_at(dead))
                 kill(_IDENTITY.unpack_from(line, WORD)[0])
@@ -212,47 +226,24 @@ class CxlPool:
     def names(self) -> list[str]:
         """What is published."""
         with self._open():
-            return [
-                entry.name for entry in self._directory.entries().values() if entry.is_published
-            ]
+            return sorted({entry.name for entry in self._directory.published().values()})
 
     def owned_names(self) -> list[str]:
         """What this host published, or took over."""
         with self._open():
-            entries = self._directory.entries().values()
-            return [
-                entry.name
-                for entry in entries
-                if entry.is_published and entry.word.owner == self.host
-            ]
+            entries = self._directory.published().values()
+            return sorted({entry.name for entry in entries if entry.word.owner == self.host})
 
     def free_bytes(self) -> int:
         """Room in this host's chunks."""
-        with self._open():
+        with self._changing():
+            self._reclaim()
             return sum(extent.size for extent in self._directory.free())
 
     def facts(self) -> dict[str, object]:
         """Sizes, and what is published by whom."""
         with self._open():
-            published = {
-                entry.name: {
-                    "slot": slot,
-                    "epoch": entry.word.epoch,
-                    "owner": entry.word.owner,
-                    "bytes": entry.extent.size,
-                }
-                for slot, entry in self._directory.entries().items()
-                if entry.is_published
-            }
-        return {
-            "path": self.path,
-            "bytes": self.layout.size,
-            "hosts": self.layout.hosts,
-            "slots": self.layout.slots,
-            "view": repr(self._view),
-            "free_bytes_here": self.free_bytes(),
-            "published": published,
-        }
+            return self._directory.facts() | {"view": repr(self._view)}
 
     def close(self) -> None:
         """Leave the pool; leases are released, what this host published stays."""
@@ -292,8 +283,26 @@ class CxlPool:
     def _open(self) -> Generator[None]:
         with self._lock:
             if self._fd < 0:
-                raise InputError(f"{self.path} — this end of the pool was closed; attach again.")
+                raise self._closed()
             yield
+
+    @contextmanager
+    def _changing(self) -> Generator[None]:
+        with self._writers, self._open():
+            yield
+
+    def _closed(self) -> InputError:
+        return InputError(f"{self.path} — this end of the pool was closed; attach again.")
+
+    def _wait(self, seconds: float) -> None:
+        """Let other threads at the view, which may release what is waited for."""
+        self._lock.release()
+        try:
+            time.sleep(seconds)
+        finally:
+            self._lock.acquire()
+        if self._fd < 0:
+            raise self._closed()
 
     def _join(self) -> None:
         self._presence = HostPresence(str(self.uuid), self.host)
@@ -301,16 +310,17 @@ class CxlPool:
         self._ownership = self._run(self._ownership.attach(identity))
         self._run(self._ownership.recover())
 
-    def _run(self, program: Program[T]) -> T:
-        limit = time.monotonic() + self.deadline_s
+    def _run(self, program: Program[T], deadline_s: float | None = None) -> T:
+        seconds = self.deadline_s if deadline_s is None else deadline_s
+        limit = time.monotonic() + seconds
 
         def pause(why: str) -> None:
             if time.monotonic() > limit:
                 raise ResourceError(
-                    f"{self.path} — waited {self.deadline_s:g} s for {why}; if that host is gone, "
+                    f"{self.path} — waited {seconds:g} s for {why}; if that host is gone, "
                     "the manager must recover it."
                 )
-            time.sleep(0.001)
+            self._wait(0.001)
 
         return run(program, self._view, self._is_dead, pause)
 
@@ -327,15 +337,30 @@ class CxlPool:
         self._view.write_back(at, WORD)
         self._view.fence()
 
+    def _reclaim(self) -> None:
+        """Free what had readers when it was revoked and has none any more."""
+        for slot in self._directory.revoking():
+            with suppress(ResourceError):
+                self._run(self._ownership.revoke(slot), deadline_s=0)
+
+    def _write(self, slot: int, data: memoryview, name: str, after: int) -> int:
+        extent = self._directory.best_fit(whole_pages(len(data)))
+        assert extent is not None, "only this host takes from its chunks"
+        try:
+            return self._run(self._ownership.publish(slot, extent, data, name, after=after))
+        except BaseException:
+            self._run(self._ownership.abandon(slot))
+            raise
+
     def _make_room(
         self,
         size: int,
-        old: int | None,
+        old: list[int],
         demand: Demand | None,
         on_evict: Callable[[str, memoryview], object] | None,
     ) -> None:
-        """Evict until ``size`` bytes fit once slot ``old``, which they replace, is free."""
-        while self._directory.best_fit(_whole_pages(size), old) is None:
+        """Evict until ``size`` bytes fit once slots ``old``, which they replace, are free."""
+        while self._directory.best_fit(whole_pages(size), old) is None:
             slot = self._directory.victim(demand.worth(size) if demand else None, old)
             if slot is None:
                 free = self._directory.free(old)
@@ -347,15 +372,15 @@ class CxlPool:
             if on_evict is not None:
                 entry = self._directory.entry(slot)
                 on_evict(entry.name, self._view.window(entry.extent.at, entry.extent.size))
-            self._revoke(slot)
+            self._run(self._ownership.revoke(slot))
 
     def _borrow(self, slot: int) -> Borrowed | None:
         """A lease, or another of one that this process holds if its epoch is still published."""
         if held := self._leases.get(slot):
             entry = self._directory.entry(slot)
             return held[0].borrowed if entry == held[0].borrowed.entry else None
-        self._restores[slot] = self._restores.get(slot, 0) + 1
-        return self._run(self._ownership.borrow(slot, usage(self._restores[slot])))
+        self._usage[slot] = self._usage.get(slot, Usage()).once_more(time.time_ns())
+        return self._run(self._ownership.borrow(slot, self._usage[slot].pack()))
 
     def _lease(self, borrowed: Borrowed) -> Lease:
         extent = borrowed.entry.extent
@@ -370,16 +395,5 @@ class CxlPool:
         held.append(lease)
         return lease
 
-    def _revoke(self, slot: int) -> None:
-        if self._leases.get(slot):
-            raise ResourceError(
-                f"slot {slot} of {self.path} — this process borrows it itself; release it first."
-            )
-        self._run(self._ownership.revoke(slot))
-
     def _size_now(self) -> int:
         return os.fstat(self._fd).st_size if self._fd >= 0 else 0
-
-
-def _whole_pages(size: int) -> int:
-    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE

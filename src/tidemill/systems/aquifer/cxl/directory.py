@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
 
-from tidemill.errors import InputError, OutOfPool, ProtocolError
+from tidemill.errors import InputError, ProtocolError
 from tidemill.systems.aquifer.cxl import arena
 from tidemill.systems.aquifer.cxl.layout import DirectoryEntry, Extent, Layout, SlotState
-from tidemill.systems.aquifer.cxl.lease import Demand
+from tidemill.systems.aquifer.cxl.lease import Demand, Usage
 from tidemill.systems.aquifer.cxl.operations import LINE, WORD, View
-
-_USAGE = struct.Struct("<QQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +43,11 @@ class Directory:
         """How many processes a host has had."""
         return int.from_bytes(self.read(self.layout.host_at(host))[:WORD], "little")
 
-    def free(self, without: int | None = None) -> list[Extent]:
-        """The free ranges of this host's chunks; as if slot ``without`` were free."""
+    def free(self, without: Collection[int] = ()) -> list[Extent]:
+        """The free ranges of this host's chunks; as if slots ``without`` were, too."""
         return arena.free_ranges(self.layout, self.chunks(), self.used(without))
 
-    def best_fit(self, size: int, without: int | None = None) -> Extent | None:
+    def best_fit(self, size: int, without: Collection[int] = ()) -> Extent | None:
         """Room for ``size`` bytes."""
         return arena.best_fit(self.free(without), size)
 
@@ -81,70 +78,99 @@ class Directory:
             if word.owner == self.host and word.state is SlotState.FREE
         ]
 
-    def used(self, without: int | None = None) -> Iterator[Extent]:
+    def used(self, without: Collection[int] = ()) -> Iterator[Extent]:
         """What any slot that is not free names."""
         return (
             entry.extent
             for slot, entry in self.entries().items()
-            if entry.word.state is not SlotState.FREE and slot != without
+            if entry.word.state is not SlotState.FREE and slot not in without
         )
 
+    def published(self) -> dict[int, DirectoryEntry]:
+        """The slots that can be borrowed."""
+        return {slot: entry for slot, entry in self.entries().items() if entry.is_published}
+
     def slot_of(self, name: str) -> int | None:
-        """The slot of a name, published or being revoked."""
-        found = [s for s, entry in self.entries().items() if entry.name == name]
-        return found[0] if found else None
+        """The slot of a name's newest publication; else one that has just been, or will be."""
+        found = {slot: entry for slot, entry in self.entries().items() if entry.name == name}
+        return max(
+            found,
+            key=lambda slot: (found[slot].is_published, found[slot].word.epoch, -slot),
+            default=None,
+        )
 
-    def own_slot(self, name: str) -> int:
-        """The slot of a name that this host published; InputError if there is none."""
-        for slot, entry in self.entries().items():
-            if entry.name == name and entry.is_published and entry.word.owner == self.host:
-                return slot
-        raise InputError(f"{name} in {self.name} — host {self.host} has not published it.")
+    def own_slots(self, name: str) -> list[int]:
+        """This host's slots of a name, the newest first.
 
-    def slot_for(self, name: str, entries: dict[int, DirectoryEntry]) -> int:
-        """Where this host publishes a name; OutOfPool, or ProtocolError if it is another's."""
-        free: int | None = None
-        for slot, entry in entries.items():
-            if entry.name == name and entry.word.state is not SlotState.FREE:
-                if entry.word.owner == self.host:
-                    return slot
+        Raises:
+            ProtocolError: another host owns the name.
+        """
+        found = {
+            slot: entry
+            for slot, entry in self.entries().items()
+            if entry.name == name and entry.word.state is not SlotState.FREE
+        }
+        for entry in found.values():
+            if entry.word.owner != self.host:
                 raise ProtocolError(
                     f"{name} in {self.name} — host {entry.word.owner} owns it; must be published "
                     "there, or handed over first."
                 )
+        return sorted(found, key=lambda slot: -found[slot].word.epoch)
+
+    def owned(self, name: str) -> list[int]:
+        """The same; InputError if this host has not published the name."""
+        if found := self.own_slots(name):
+            return found
+        raise InputError(f"{name} in {self.name} — host {self.host} has not published it.")
+
+    def facts(self) -> dict[str, object]:
+        """Sizes, and what is published by whom."""
+        return {
+            "path": self.name,
+            "bytes": self.layout.size,
+            "hosts": self.layout.hosts,
+            "slots": self.layout.slots,
+            "free_bytes_here": sum(extent.size for extent in self.free()),
+            "published": {
+                f"{entry.name}, slot {slot}": asdict(entry.word) | {"bytes": entry.extent.size}
+                for slot, entry in self.published().items()
+            },
+        }
+
+    def revoking(self) -> list[int]:
+        """This host's slots that somebody still read when they were revoked."""
+        return [
+            slot
+            for slot, entry in self.entries().items()
+            if entry.word.owner == self.host and entry.word.state is SlotState.REVOKING
+        ]
+
+    def free_slot(self) -> int | None:
+        """A slot of this host for something new."""
+        for slot, entry in self.entries().items():
             if entry.word.owner == self.host and entry.word.state is SlotState.FREE:
-                free = slot if free is None else free
-        if free is None:
-            raise OutOfPool(
-                f"{name} in {self.name} — host {self.host} has no free slot of the "
-                f"{self.layout.slots}; revoke a snapshot."
-            )
-        return free
+                return slot
+        return None
 
-    def usage(self, slot: int) -> tuple[int, int]:
-        """When anybody last borrowed a slot, and how often all did."""
+    def usage(self, slot: int) -> tuple[int, float]:
+        """When anybody last borrowed a slot, and how often all do, per second."""
         lines = [self.read(self.layout.lease_at(h, slot)) for h in range(self.layout.hosts)]
-        pairs = [_USAGE.unpack_from(line, WORD) for line in lines]
-        return max(when for when, _ in pairs), sum(count for _, count in pairs)
+        usages = [Usage.of(line[WORD:]) for line in lines]
+        now = time.time_ns()
+        return max(one.last_ns for one in usages), sum(one.rate_at(now) for one in usages)
 
-    def victim(self, worth: float | None, spared: int | None) -> int | None:
+    def victim(self, worth: float | None, spared: Collection[int]) -> int | None:
         """The least recently restored snapshot of this host, if its bytes are worth less."""
         found = {
-            slot: self.usage(slot)
-            for slot, entry in self.entries().items()
-            if entry.word.owner == self.host and entry.is_published and slot != spared
+            slot: (*self.usage(slot), entry.extent.size)
+            for slot, entry in self.published().items()
+            if entry.word.owner == self.host and slot not in spared
         }
         if worth is not None:
-            now = time.time_ns()
             found = {
-                slot: (last, count)
-                for slot, (last, count) in found.items()
-                if Demand(count * 1e9 / max(now - last, 10**9)).worth(self.entry(slot).extent.size)
-                < worth
+                slot: (last, rate, size)
+                for slot, (last, rate, size) in found.items()
+                if Demand(rate).worth(size) < worth
             }
         return min(found, key=lambda slot: found[slot], default=None)
-
-
-def usage(count: int) -> bytes:
-    """What a host writes beside a lease: the time, and how often its process took it."""
-    return _USAGE.pack(time.time_ns(), count)

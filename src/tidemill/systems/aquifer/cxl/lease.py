@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
+from uuid import UUID
 
 from tidemill.errors import ResourceError
 from tidemill.systems.aquifer.cxl.ownership import Borrowed
 from tidemill.systems.aquifer.snapshot_file import SnapshotFile
+
+_USAGE = struct.Struct("<Qd")
+_FADING_NS = 60e9
 
 
 class StaleEpoch(ResourceError):
@@ -26,6 +32,36 @@ class Demand:
     def worth(self, nbytes: int) -> float:
         """Seconds saved per second and byte."""
         return self.restores_per_s * self.saved_s / max(nbytes, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a host writes beside its lease: how it uses a slot.
+
+    Attributes:
+        last_ns: when it borrowed last.
+        rate: borrowings per second then, older ones counting less (a minute: 1/e).
+    """
+
+    last_ns: int = 0
+    rate: float = 0.0
+
+    def rate_at(self, now_ns: int) -> float:
+        """The rate, faded since."""
+        return self.rate * math.exp(-max(0, now_ns - self.last_ns) / _FADING_NS)
+
+    def once_more(self, now_ns: int) -> Usage:
+        """After another borrowing."""
+        return Usage(now_ns, self.rate_at(now_ns) + 1e9 / _FADING_NS)
+
+    def pack(self) -> bytes:
+        """Two words."""
+        return _USAGE.pack(self.last_ns, self.rate)
+
+    @classmethod
+    def of(cls, words: bytes) -> Usage:
+        """From two words."""
+        return cls(*_USAGE.unpack_from(words))
 
 
 class Lease:
@@ -45,6 +81,11 @@ class Lease:
         self.maps = SnapshotFile(window, f"{borrowed.entry.name} in the pool")
         self.hot = self.maps.hot
         self.is_released = False
+
+    @property
+    def uuid(self) -> UUID:
+        """Of the snapshot."""
+        return self.maps.uuid
 
     def release(self) -> None:
         """Let its owner have it back; twice is once."""

@@ -114,19 +114,32 @@ class Ownership:
                     yield from self._finish_fencing(host, word >> 8)
 
     def publish(
-        self, slot: int, extent: Extent, data: bytes | memoryview, name: str = ""
+        self,
+        slot: int,
+        extent: Extent,
+        data: bytes | memoryview,
+        name: str = "",
+        *,
+        after: int = 0,
     ) -> Program[int]:
         """Write an extent of this host and let all read it; returns the new epoch.
+
+        Args:
+            slot: where; free.
+            extent: where its data go, unused.
+            data: what to publish.
+            name: for the directory.
+            after: an epoch that the new one must exceed, besides the slot's last.
 
         Raises:
             ProtocolError: the slot is not this host's, or not free.
         """
         at = self.layout.slot_at(slot)
         entry = yield from self._owned(slot, SlotState.FREE)
-        epoch = entry.word.epoch + 1
+        epoch = max(entry.word.epoch, after) + 1
         if epoch > MOST_EPOCH:
             raise ProtocolError(f"slot {slot} has had {MOST_EPOCH} epochs; make a new pool.")
-        writing = OwnerWord(epoch - 1, self.host, SlotState.WRITING)
+        writing = OwnerWord(entry.word.epoch, self.host, SlotState.WRITING)
         yield Store(at, writing.value, "writing")
         yield from self._persist(at, LINE, "flush-writing")
         yield Put(extent.at, data, "data")

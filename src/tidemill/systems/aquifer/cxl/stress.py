@@ -176,12 +176,14 @@ def _read(lease: Lease) -> tuple[int, int]:
 
 
 def _revoke(pool: CxlPool, generator: random.Random, _: Callable[..., None]) -> None:
-    pool.revoke(f"h{pool.host}-{generator.randrange(_NAMES)}")
+    if names := pool.owned_names():
+        pool.revoke(generator.choice(names))
 
 
 def _hand_over(pool: CxlPool, generator: random.Random, _: Callable[..., None]) -> None:
-    to = (pool.host + generator.randrange(1, pool.layout.hosts)) % pool.layout.hosts
-    pool.transfer(f"h{pool.host}-{generator.randrange(_NAMES)}", to)
+    if names := pool.owned_names():
+        to = (pool.host + generator.randrange(1, pool.layout.hosts)) % pool.layout.hosts
+        pool.transfer(generator.choice(names), to)
 
 
 def _lend(pool: CxlPool, generator: random.Random, _: Callable[..., None]) -> None:
