@@ -45,11 +45,15 @@ def test_a_handler_goes_through_the_tiers_and_answers(python: Path, tmp_path: Pa
     assert run("record", booted, "--requests", requests, "-o", touched)["recordings"] == 2
     facts = run("pack", booted, "--touched", touched, "-o", packed)
     assert int(str(facts["hot_pages"])) > 50
+    pool = tmp_path / "pool"
+    run("pool", "create", pool, "--size", "64M", "--hosts", "2")
     with PageServer(f"unix:{tmp_path}/node", 1 << 28) as node:
-        with pytest.raises(Exception, match="has extent"):
-            run("invoke", packed, "--request", "x", "--rdma", node.address)
-        run("publish", packed, "--rdma", node.address)
-        found = run("invoke", packed, "--request", "tide", "--rdma", node.address)
+        tiers = ("--pool", pool, "--rdma", node.address)
+        with pytest.raises(InputError, match="not published"):
+            run("invoke", "b", "--request", "x", *tiers)
+        assert run("publish", packed, *tiers)["epoch"] == 1
+        assert "b" in str(run("pool", "show", pool)["published"])
+        found = run("invoke", "b", "--request", "tide", *tiers)
     assert found["answer"] == "TIDETIDETIDE"
     assert found["faults"]["hot"] == 0  # type: ignore[index]
 

@@ -17,7 +17,7 @@ import pytest
 
 from tidemill.errors import InputError, MissingCapability
 from tidemill.memory import PageServer, RemoteTier, Userfaultfd
-from tidemill.systems.aquifer import GuestFailed, MicroVM, Snapshot, SnapshotFile, pack
+from tidemill.systems.aquifer import CxlPool, GuestFailed, MicroVM, Snapshot, SnapshotFile, pack
 from tidemill.systems.aquifer.agent import Agent, key_of
 from tidemill.systems.aquifer.baselines import Published, strategies
 from tidemill.systems.aquifer.recording import record
@@ -285,6 +285,25 @@ def test_a_snapshot_that_replaces_another_is_the_one_restored(world: World, tmp_
 
 def ask_once(world: World, request: bytes) -> dict[str, int]:
     return json.loads(world.agent.invoke("fn", request))
+
+
+def test_two_hosts_share_a_pool_without_coherent_caches(world: World, tmp_path: Path) -> None:
+    path = CxlPool.create(tmp_path / "pool", 64 << 20, hosts=2)
+    with (
+        CxlPool.attach(path, 0, incoherent=1) as ours,
+        CxlPool.attach(path, 1, incoherent=2) as theirs,
+    ):
+        publisher, reader = Agent(ours, world.tier), Agent(theirs, world.tier)
+        publisher.publish("fn", world.maps)
+        assert json.loads(reader.invoke("fn", OTHER)) == expected(OTHER)
+        assert reader.stats["fn"].faults["hot"] == 0
+        with MicroVM.restore(world.snapshot) as vm:
+            vm.invoke(OTHER)
+            later = vm.snapshot()
+        with SnapshotFile.open(pack(later, [[]], tmp_path / "later.aqs")) as maps:
+            publisher.publish("fn", maps)
+            assert json.loads(reader.invoke("fn", OTHER)) == expected(OTHER)
+            assert reader.stats["fn"].hot_bytes == 0
 
 
 def test_what_nobody_published_cannot_be_restored(world: World) -> None:

@@ -28,6 +28,8 @@ from tidemill.systems.aquifer.aqs.snapshot_header import MemoryRegion
 from tidemill.systems.aquifer.capability import missing, require_kvm
 from tidemill.systems.aquifer.claims import CLAIMS
 from tidemill.systems.aquifer.config import AquiferConfig, GuestLimits
+from tidemill.systems.aquifer.cxl.cxl_pool import CxlPool
+from tidemill.systems.aquifer.cxl.lease import Lease, StaleEpoch
 from tidemill.systems.aquifer.firecracker import import_firecracker
 from tidemill.systems.aquifer.microvm import GuestFailed, GuestTimeout, MicroVM
 from tidemill.systems.aquifer.recording import Recording, record
@@ -42,10 +44,12 @@ __all__ = [
     "SYSTEM",
     "Agent",
     "AquiferConfig",
+    "CxlPool",
     "GuestFailed",
     "GuestLimits",
     "GuestRegion",
     "GuestTimeout",
+    "Lease",
     "MachineState",
     "MemoryRegion",
     "MicroVM",
@@ -54,6 +58,7 @@ __all__ = [
     "Restored",
     "Snapshot",
     "SnapshotFile",
+    "StaleEpoch",
     "UffdServer",
     "import_firecracker",
     "pack",

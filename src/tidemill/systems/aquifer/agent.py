@@ -10,7 +10,8 @@ from uuid import UUID
 from tidemill.errors import InputError, ResourceError
 from tidemill.memory import CXL, Link, LinkClock, RemoteExtent, RemoteTier
 from tidemill.systems.aquifer.aqs.snapshot_file import SnapshotFile
-from tidemill.systems.aquifer.restore import HotPages, PooledRestore, Restored, RestoreStats
+from tidemill.systems.aquifer.cxl.lease import StaleEpoch
+from tidemill.systems.aquifer.restore import Borrow, HotPages, PooledRestore, Restored, RestoreStats
 from tidemill.systems.aquifer.snapshot import PAGE
 
 
@@ -38,10 +39,6 @@ class Pool(Protocol):
     def borrow(self, name: str) -> AbstractContextManager[PoolLease]:
         """The hot part, ours until the end of the block."""
         ...
-
-
-class _Replaced(Exception):
-    """The pool lends another snapshot than the one that is known."""
 
 
 _TRIES = 16
@@ -89,7 +86,7 @@ class Agent:
             known = self._known.get(name) or self._learn(name)
             try:
                 return known.restore()
-            except _Replaced:
+            except StaleEpoch:
                 self._known.pop(name, None)
         raise ResourceError(f"{name} was published anew {_TRIES} times while it was restored")
 
@@ -109,16 +106,13 @@ class Agent:
         with self._pool.borrow(name) as lease:
             maps, uuid = lease.maps, lease.uuid
 
-        @contextmanager
-        def borrow() -> Generator[HotPages]:
-            with self._pool.borrow(name) as lease:
-                if lease.uuid != uuid:
-                    raise _Replaced
-                yield lease
-
         extent = self._find(name, maps)
         known = PooledRestore(
-            maps, borrow, (self._remote, extent), link=self._link, deadline_s=self._deadline_s
+            maps,
+            lending(self._pool, name, uuid),
+            (self._remote, extent),
+            link=self._link,
+            deadline_s=self._deadline_s,
         )
         self._known[name] = known
         return known
@@ -131,6 +125,19 @@ class Agent:
             return self._remote.find(key_of(maps.uuid), size)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
+
+
+def lending(pool: Pool, name: str, uuid: UUID) -> Borrow:
+    """What borrows one snapshot, and raises `StaleEpoch` once another has its name."""
+
+    @contextmanager
+    def borrow() -> Generator[HotPages]:
+        with pool.borrow(name) as lease:
+            if lease.uuid != uuid:
+                raise StaleEpoch(f"{name} — published anew; ask for it again.")
+            yield lease
+
+    return borrow
 
 
 def key_of(uuid: UUID | str | bytes) -> bytes:

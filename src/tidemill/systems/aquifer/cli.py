@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +15,8 @@ import typer
 from tidemill.errors import ConfigError, InputError
 from tidemill.memory import RemoteTier
 from tidemill.systems.aquifer import (
+    Agent,
+    CxlPool,
     MicroVM,
     SnapshotFile,
     UffdServer,
@@ -23,11 +24,10 @@ from tidemill.systems.aquifer import (
     pack,
     record,
 )
-from tidemill.systems.aquifer.agent import key_of
+from tidemill.systems.aquifer.agent import key_of, lending
 from tidemill.systems.aquifer.aqs.snapshot_file import census
 from tidemill.systems.aquifer.config import memory_bytes
-from tidemill.systems.aquifer.pod import SegmentLease
-from tidemill.systems.aquifer.restore import Borrow, PooledRestore
+from tidemill.systems.aquifer.cxl.cli import app as protocol
 from tidemill.systems.aquifer.snapshot import PAGE
 from tidemill.systems.aquifer.uffd_server import Served
 
@@ -38,7 +38,13 @@ Output = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
 Nodes = Annotated[
     list[str], typer.Option("--rdma", help="Address of a memory node; more are replicas.")
 ]
+PoolPath = Annotated[Path, typer.Argument(help="The pool's file.")]
+PoolOption = Annotated[Path, typer.Option("--pool", help="The CXL pool's file.")]
+Host = Annotated[int, typer.Option(help="Which host of the pool this process is.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+pool_app = typer.Typer(help="CXL pools.", no_args_is_help=True)
+app.add_typer(pool_app, name="pool")
+app.registered_commands += protocol.registered_commands
 _COMMAND = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -137,31 +143,63 @@ def pageserver(
     serve(listen, _size(size))
 
 
+@pool_app.command("create")
+def create_pool(
+    path: PoolPath,
+    *,
+    size: Annotated[str, typer.Option(help="Memory, such as 2G.")] = "256M",
+    hosts: Annotated[int, typer.Option(help="Hosts that may share it.")] = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Make an empty CXL pool, as a file in /dev/shm for instance."""
+    CxlPool.create(path, _size(size), hosts=hosts)
+    with CxlPool.attach(path, 0) as pool:
+        _tell(pool.facts(), as_json)
+
+
+@pool_app.command("show")
+def show_pool(path: PoolPath, *, host: Host = 0, as_json: AsJson = False) -> None:
+    """Show a pool's sizes, and what is published by whom."""
+    with CxlPool.attach(path, host) as pool:
+        _tell(pool.facts(), as_json)
+
+
 @app.command()
-def publish(snapshot: SnapshotPath, *, rdma: Nodes, as_json: AsJson = False) -> None:
-    """Write a snapshot's cold pages to the memory nodes."""
-    with SnapshotFile.open(snapshot) as opened:
-        extent = RemoteTier(rdma).publish(key_of(opened.uuid), opened.cold)
-        facts = {"uuid": str(opened.uuid), "rdma_bytes": extent.size, "nodes": len(rdma)}
-    _tell(facts, as_json)
+def publish(
+    snapshot: SnapshotPath,
+    *,
+    pool: PoolOption,
+    rdma: Nodes,
+    name: Annotated[str, typer.Option(help="By default that of the file.")] = "",
+    host: Host = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Put a snapshot's hot part into the pool and its cold pages on the memory nodes."""
+    name = name or snapshot.stem
+    with SnapshotFile.open(snapshot) as opened, CxlPool.attach(pool, host) as attached:
+        epoch = Agent(attached, RemoteTier(rdma)).publish(name, opened)
+        counted = census(opened)
+    facts = {key: counted[key] for key in ("uuid", "cxl_bytes", "rdma_bytes")}
+    _tell({"name": name, "epoch": epoch, **facts}, as_json)
 
 
 @app.command()
 def invoke(
-    snapshot: SnapshotPath,
+    name: Annotated[str, typer.Argument(help="What was published.")],
     *,
     request: Annotated[str, typer.Option(help="The request.")],
+    pool: PoolOption,
     rdma: Nodes,
+    host: Host = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Restore a published snapshot, ask it once and print its answer."""
-    with _served(snapshot, rdma) as served:
-        way = PooledRestore(served.maps, served.borrow, served.remote)
+    """Restore a published function, ask it once and print its answer."""
+    with CxlPool.attach(pool, host) as attached:
+        agent = Agent(attached, RemoteTier(rdma))
         began = time.perf_counter()
-        with way.restore() as restored:
-            answer = restored.invoke(request.encode())
-            total_ms = (time.perf_counter() - began) * 1e3
-            stats = asdict(restored.stats) | {"total_ms": total_ms}
+        answer = agent.invoke(name, request.encode())
+        total_ms = (time.perf_counter() - began) * 1e3
+        stats = asdict(agent.stats[name]) | {"total_ms": total_ms}
     if as_json:
         typer.echo(json.dumps({"answer": answer.decode(errors="replace"), **stats}))
         return
@@ -171,43 +209,38 @@ def invoke(
 
 @app.command()
 def uffd(
+    name: Annotated[str, typer.Argument(help="What was published.")],
     *,
     socket: Annotated[Path, typer.Option(help="Where Firecracker connects.")],
-    snapshot: Annotated[Path, typer.Option(help="An .aqs file whose cold pages are published.")],
+    pool: PoolOption,
     rdma: Nodes,
+    host: Host = 1,
 ) -> None:
     """Answer the page faults of Firecracker's guests until interrupted.
 
     Name the socket in ``PUT /snapshot/load``: ``"mem_backend": {"backend_type": "Uffd", …}``.
     """
-    with _served(snapshot, rdma) as served, UffdServer(socket, served) as server:
-        typer.echo(f"listening at {socket}", err=True)
-        seen = 0
-        try:
-            while True:
-                time.sleep(0.5)
-                for text in server.refused[seen:]:
-                    typer.echo(f"refused: {text}", err=True)
-                seen = len(server.refused)
-        except KeyboardInterrupt:
-            typer.echo(f"{len(server.guests)} guests served", err=True)
-
-
-@contextmanager
-def _served(snapshot: Path, rdma: list[str]) -> Generator[Served]:
-    """A snapshot file whose hot pages are mapped from where it lies, on `/dev/shm` for instance."""
-    with SnapshotFile.open(snapshot) as maps:
+    with CxlPool.attach(pool, host) as attached:
+        with attached.borrow(name) as lease:
+            maps = lease.maps
         remote = RemoteTier(rdma)
         extent = remote.find(key_of(maps.uuid), maps.header.cold * PAGE)
-        yield Served(maps, _lender(maps), (remote, extent))
+        served = Served(maps, lending(attached, name, maps.uuid), (remote, extent))
+        with UffdServer(socket, served) as server:
+            typer.echo(f"listening at {socket}", err=True)
+            _tell_refusals(server)
 
 
-def _lender(maps: SnapshotFile) -> Borrow:
-    @contextmanager
-    def borrow() -> Generator[SegmentLease]:
-        yield SegmentLease(maps.hot, maps, 1)
-
-    return borrow
+def _tell_refusals(server: UffdServer) -> None:
+    seen = 0
+    try:
+        while True:
+            time.sleep(0.5)
+            for text in server.refused[seen:]:
+                typer.echo(f"refused: {text}", err=True)
+            seen = len(server.refused)
+    except KeyboardInterrupt:
+        typer.echo(f"{len(server.guests)} guests served", err=True)
 
 
 def _recordings(path: Path) -> list[list[int]]:

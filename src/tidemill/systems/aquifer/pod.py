@@ -5,34 +5,32 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
-from uuid import UUID
-
-import numpy as np
 
 from tidemill.bench import Context, Measurement, StandIn, Status
-from tidemill.errors import InputError
 from tidemill.memory import CXL, RDMA, PageServer, RemoteTier
-from tidemill.systems.aquifer.agent import Agent, key_of
+from tidemill.systems.aquifer.agent import Agent, key_of, lending
 from tidemill.systems.aquifer.aqs.pack import pack
 from tidemill.systems.aquifer.aqs.snapshot_file import SnapshotFile
 from tidemill.systems.aquifer.baselines import Published
+from tidemill.systems.aquifer.cxl.cxl_pool import CxlPool
 from tidemill.systems.aquifer.recording import Recording, record
 from tidemill.systems.aquifer.snapshot import Snapshot
 from tidemill.systems.aquifer.workloads import Function
 
 SHARED_MEMORY = Path("/dev/shm")
 _NODE_BYTES = 4 << 30
+_POOL_BYTES = 256 << 20
 
 STAND_INS = (
     StandIn(
         "a CXL 2.0 multi-headed memory device",
         Status.EMULATED,
-        f"shared memory of this host, never faster than {CXL}",
+        f"shared memory of this host, its lines flushed as on one, never faster than {CXL}",
     ),
     StandIn(
         "memory nodes behind RDMA network cards",
@@ -40,44 +38,6 @@ STAND_INS = (
         f"a page server process over Unix sockets, never faster than {RDMA}",
     ),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentLease:
-    """Hot pages mapped from the segment."""
-
-    hot: memoryview
-    maps: SnapshotFile
-    epoch: int
-
-    @property
-    def uuid(self) -> UUID:
-        """Of the snapshot."""
-        return self.maps.uuid
-
-
-class HostSegment:
-    """The hot parts of snapshots in shared memory, for one host: nobody else writes there."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._leases: dict[str, SegmentLease] = {}
-
-    def publish(self, name: str, snapshot_file: SnapshotFile) -> int:
-        """Put the hot part into the segment; its epoch."""
-        epoch = self._leases[name].epoch + 1 if name in self._leases else 1
-        path = self._folder / f"{name}.{epoch}"
-        path.write_bytes(snapshot_file.hot or bytes(1))
-        mapped = np.memmap(path, np.uint8, "r")[: len(snapshot_file.hot)]
-        self._leases[name] = SegmentLease(memoryview(mapped), snapshot_file, epoch)
-        return epoch
-
-    @contextmanager
-    def borrow(self, name: str) -> Generator[SegmentLease]:
-        """The hot part of what was published last."""
-        if name not in self._leases:
-            raise InputError(f"{name} is not published here")
-        yield self._leases[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +79,8 @@ class Pod:
             address = f"unix:{self.folder}/node"
             node = self._stack.enter_context(PageServer(address, _NODE_BYTES))
             self.remote = RemoteTier(node.address)
-            self.pool = HostSegment(self.segment)
+            path = CxlPool.create(self.segment / "pool", _POOL_BYTES, hosts=2)
+            self.pool = self._stack.enter_context(CxlPool.attach(path, 0))
             self.agent = Agent(self.pool, self.remote)
             undo.pop_all()
 
@@ -153,7 +114,7 @@ class Pod:
         return Published(
             snapshot=snapshot,
             maps=maps,
-            borrow=lambda: self.pool.borrow(name),
+            borrow=lending(self.pool, name, maps.uuid),
             remote=(self.remote, cold),
             whole=(self.remote, whole),
             folder=self.folder,
@@ -164,6 +125,7 @@ class Pod:
         """Give back what a function takes but its packed snapshot."""
         for path in tenant.published.files.values():
             path.unlink(missing_ok=True)
+        self.pool.revoke(tenant.function.name)
         key = key_of(tenant.maps.uuid)
         for one in (key, bytes(byte ^ 0xFF for byte in key)):
             self.remote.free(one)

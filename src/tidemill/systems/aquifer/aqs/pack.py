@@ -88,6 +88,21 @@ def pack(
         ConfigError, InputError: as `often_touched`; regions at odds with the memory; no folder.
         OutOfPool: the disk is full; ``path`` is what it was.
     """
+    parts = assemble(snapshot, touched, hot_threshold, regions=regions, parent=parent, vmm=vmm)
+    _write(Path(path), parts)
+    return Path(path)
+
+
+def assemble(
+    snapshot: Snapshot,
+    touched: Sequence[Sequence[int]],
+    hot_threshold: float = 0.5,
+    *,
+    regions: tuple[MemoryRegion, ...] | None = None,
+    parent: UUID | None = None,
+    vmm: str = "tidemill",
+) -> list[bytes | memoryview]:
+    """The parts of the file that `pack` writes, in order."""
     guest_pages = snapshot.nonzero.size
     regions = regions or (MemoryRegion(0, guest_pages * PAGE, 0),)
     check_regions(regions, guest_pages * PAGE)
@@ -111,8 +126,7 @@ def pack(
     }
     counts = guest_pages - len(hot) - len(cold), len(hot), len(cold)
     head = _with_sections(contents, guest_pages, counts, parent)
-    _write(Path(path), [*head, hot.data, cold.data])
-    return Path(path)
+    return [*head, hot.reshape(-1).data, cold.reshape(-1).data]
 
 
 def _checksums(classes: PageClasses, hot: U8, cold: U8) -> bytes:
