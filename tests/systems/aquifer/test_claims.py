@@ -10,6 +10,7 @@ from tidemill.bench import Budget, Context, Measurement, Progress, Status
 from tidemill.bench.settings import dumps
 from tidemill.systems.aquifer import SYSTEM, AquiferConfig
 from tidemill.systems.aquifer.capability import missing
+from tidemill.systems.aquifer.coherence import protocol
 from tidemill.systems.aquifer.config import FUNCTION_NAMES, OTHER_WAYS
 from tidemill.systems.aquifer.pod import Pod
 from tidemill.systems.aquifer.restores import OURS, Scale, characterization, restores
@@ -24,7 +25,11 @@ def found() -> dict[str, Measurement]:
     if reason := missing():
         pytest.skip(reason)
     with Pod() as pod:
-        made = [*restores(CONTEXT, pod, TINY), *characterization(CONTEXT, pod, TINY)]
+        made = [
+            *restores(CONTEXT, pod, TINY),
+            *characterization(CONTEXT, pod, TINY),
+            *protocol(CONTEXT),
+        ]
     assert not pod.folder.exists()
     assert not pod.segment.exists()
     return {each.claim: each for each in made}
@@ -39,6 +44,7 @@ def test_every_claim_is_answered_in_plain_json(found: dict[str, Measurement]) ->
 def test_what_does_not_depend_on_speed_holds(found: dict[str, Measurement]) -> None:
     assert found["hot-faults"].value == 0
     assert found["exact-memory"].value == 0
+    assert found["protocol-orders"].value == found["protocol-mutants"].value == 0
     assert 75 <= found["zero-share"].value < 100
     assert 0 < found["hot-share"].value < 10
     assert found["cxl-share"].value < found["pooled-share"].value < 0.25

@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
-import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tidemill.errors import (
     ConfigError,
-    CorruptFile,
     InputError,
     OutOfPool,
     ProtocolError,
     ResourceError,
 )
-from tidemill.systems.aquifer import CxlPool, Lease, SnapshotFile, StaleEpoch
+from tidemill.systems.aquifer import CxlPool, SnapshotFile, StaleEpoch, pack
 from tidemill.systems.aquifer.aqs.pack import assemble
 from tidemill.systems.aquifer.cxl.lease import Demand
-from tidemill.systems.aquifer.cxl.stress import stress
 from tidemill.systems.aquifer.snapshot import PAGE
 
 from .images import image_of, snapshot_of
+from .pools import MIB, is_of, packed
 
-MIB = 1 << 20
 Hosts = Callable[..., CxlPool]
-
-
-def packed(seed: int, hot_pages: int = 6) -> SnapshotFile:
-    """A snapshot of 30 pages, some hot, some cold; other bytes for another seed."""
-    nonzero = np.zeros(30, bool)
-    nonzero[: hot_pages + 3] = True
-    parts = assemble(snapshot_of(image_of(nonzero, seed), b"%d" % seed), [range(hot_pages)])
-    return SnapshotFile(memoryview(b"".join(parts)), f"snapshot {seed}")
-
-
-def is_of(lease: Lease, seed: int, hot_pages: int = 6) -> bool:
-    lease.maps.verify()
-    return bytes(lease.hot) == bytes(packed(seed, hot_pages).hot)
 
 
 @pytest.fixture(params=["direct", "incoherent"])
@@ -302,6 +286,52 @@ def test_a_dead_host_is_recovered_by_the_manager_only(hosts: Hosts) -> None:
         assert is_of(lease, 2)
 
 
+ANOTHER = """
+import sys, time
+from pathlib import Path
+from tidemill.systems.aquifer import CxlPool, SnapshotFile
+pool = CxlPool.attach(sys.argv[1], 1)
+pool.publish("fn", SnapshotFile.open(sys.argv[2]))
+lease = pool.borrow("fn")
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_host_that_hangs_with_a_lease_is_fenced_and_recovered(
+    hosts: Hosts, tmp_path: Path
+) -> None:
+    manager = hosts(0)
+    packed_file = pack(snapshot_of(image_of(np.ones(9, bool), 5)), [range(9)], tmp_path / "a.aqs")
+    command = [sys.executable, "-c", ANOTHER, manager.path, str(packed_file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert not manager.recover(1)
+        assert manager.recover(1, fence=True)
+        assert process.wait(10) == -signal.SIGKILL
+    assert manager.owned_names() == ["fn"]
+    manager.revoke("fn")  # the dead host's lease is void
+    assert manager.names() == []
+
+
+def test_what_a_dead_host_was_revoking_is_not_overwritten_while_it_is_read(hosts: Hosts) -> None:
+    manager, owner, reader = hosts(0), hosts(1), hosts(2)
+    owner.publish("fn", packed(1))
+    free = owner.free_bytes()
+    with reader.borrow("fn") as lease:
+        with pytest.raises(ResourceError, match="host 2 to release"):
+            owner.revoke("fn")
+        owner.close()
+        assert manager.recover(1)
+        assert manager.names() == []
+        again = hosts(1)
+        assert again.free_bytes() == free
+        assert is_of(lease, 1)
+    manager.accept()
+    assert again.free_bytes() > free
+
+
 def test_a_publication_that_fails_half_way_leaves_a_free_slot(
     hosts: Hosts,
 ) -> None:
@@ -320,185 +350,3 @@ def test_a_publication_that_fails_half_way_leaves_a_free_slot(
         owner.publish("fn", broken)
     assert (owner.names(), owner.free_bytes()) == ([], free)
     owner.publish("fn", packed(1))
-
-
-def test_a_pool_that_is_cut_while_mapped_is_an_error_and_no_signal(tmp_path: Path) -> None:
-    path = CxlPool.create(tmp_path / "pool", 2 * MIB, hosts=2, slots=2)
-    with CxlPool.attach(path, 0) as owner, CxlPool.attach(path, 1, incoherent=1) as reader:
-        owner.publish("fn", packed(1))
-        os.truncate(path, 0)
-        for act in (owner.names, lambda: owner.publish("fn", packed(2)), reader.names):
-            with pytest.raises(ResourceError, match="its file was cut to 0 bytes while mapped"):
-                act()
-
-
-def test_what_is_no_pool_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "pool"
-    with pytest.raises(InputError, match="No such file"):
-        CxlPool.attach(path, 0)
-    path.write_bytes(b"AQCX")
-    with pytest.raises(CorruptFile, match="shorter than its superblock"):
-        CxlPool.attach(path, 0)
-    path.write_bytes(bytes(2 * PAGE))
-    with pytest.raises(CorruptFile, match="begins with"):
-        CxlPool.attach(path, 0)
-    with pytest.raises(InputError, match="File exists"):
-        CxlPool.create(path, 2 * MIB)
-    with pytest.raises(InputError, match="No such file"):
-        CxlPool.create(tmp_path / "none" / "pool", 2 * MIB)
-    for settings_, error in (
-        ({"size": 1000}, "size=1000 — must be at least"),
-        ({"size": MIB, "hosts": 0}, "hosts=0 — must be in 1-64"),
-        ({"size": MIB, "slots": 5000}, "slots=5000"),
-    ):
-        with pytest.raises(ConfigError, match=error):
-            CxlPool.create(tmp_path / "new", **settings_)
-    path.unlink()
-    CxlPool.create(path, 2 * MIB, hosts=2, slots=2)
-    whole = path.read_bytes()
-    for host in (-1, 2):
-        with pytest.raises(ConfigError, match=r"host=.* — must be in 0-1"):
-            CxlPool.attach(path, host)
-    path.write_bytes(whole[:-PAGE])
-    with pytest.raises(CorruptFile, match="bytes long instead of"):
-        CxlPool.attach(path, 0)
-    path.write_bytes(whole[:16] + b"\1" + whole[17:])
-    with pytest.raises(CorruptFile, match="superblock is damaged"):
-        CxlPool.attach(path, 0)
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["pool"]
-
-
-def test_a_pool_of_a_descriptor_cannot_be_cut(tmp_path: Path) -> None:
-    fd = CxlPool.create_memfd(2 * MIB, hosts=2, slots=2)
-    try:
-        with CxlPool.attach(f"/proc/self/fd/{fd}", 0) as pool:
-            pool.publish("fn", packed(1))
-            with pytest.raises(PermissionError):
-                os.ftruncate(fd, 0)
-            facts = pool.facts()
-            assert facts["bytes"] == os.fstat(fd).st_size
-            assert "fn" in str(facts["published"])
-    finally:
-        os.close(fd)
-
-
-class Pool(RuleBasedStateMachine):
-    """Three hosts with adversarial caches, against a dictionary of what is published by whom."""
-
-    @initialize(seed=st.integers(0, 1 << 20))
-    def begin(self, seed: int) -> None:
-        fd = CxlPool.create_memfd(MIB, hosts=3, slots=6)
-        self.path = f"/proc/self/fd/{fd}"
-        self.fd, self.seed = fd, seed
-        self.hosts = [CxlPool.attach(self.path, host, incoherent=seed + host) for host in range(3)]
-        for host in self.hosts:
-            host.deadline_s = 0.05
-        self.model: dict[str, tuple[int, int]] = {}
-        self.read_on: dict[str, int] = {}
-        self.leases: list[tuple[Lease, str, int]] = []
-
-    names = st.sampled_from(["a", "b", "c", "d"])
-    any_host = st.integers(0, 2)
-
-    @rule(host=any_host, name=names, seed=st.integers(0, 999))
-    def publish(self, host: int, name: str, seed: int) -> None:
-        owner = self.model.get(name, (self.read_on.get(name, host), 0))[0]
-        if owner != host:
-            try:
-                self.hosts[host].publish(name, packed(seed))
-            except ProtocolError:
-                return
-            assert name not in self.model
-            self.model[name] = host, seed
-        else:
-            before = self.hosts[host].names()
-            try:
-                self.hosts[host].publish(name, packed(seed))
-            except OutOfPool:
-                assert self.hosts[host].names() == before
-            except ResourceError:  # no slot to spare, and somebody reads on
-                self.model.pop(name, None)
-                self.read_on[name] = host
-            else:
-                self.model[name] = host, seed
-
-    @rule(host=any_host, name=names)
-    def borrow(self, host: int, name: str) -> None:
-        if name not in self.model:
-            with pytest.raises((InputError, StaleEpoch)):
-                self.hosts[host].borrow(name)
-            return
-        self.leases.append((self.hosts[host].borrow(name), name, self.model[name][1]))
-
-    @rule()
-    def release(self) -> None:
-        if self.leases:
-            self.leases.pop(0)[0].release()
-
-    @rule(name=names)
-    def revoke(self, name: str) -> None:
-        if name in self.model and not any(held == name for _, held, _ in self.leases):
-            self.hosts[self.model.pop(name)[0]].revoke(name)
-
-    @rule(name=names, to=any_host)
-    def transfer(self, name: str, to: int) -> None:
-        owner, seed = self.model.get(name, (to, 0))
-        if owner != to:
-            try:
-                self.hosts[owner].transfer(name, to)
-            except ResourceError:  # an older one of this name is still read
-                return
-            with suppress(StaleEpoch):
-                self.hosts[owner].borrow(name).release()
-            assert self.hosts[to].accept() == [name]
-            self.model[name] = to, seed
-
-    @rule(host=any_host)
-    def restart(self, host: int) -> None:
-        pool = self.hosts[host]
-        pool.close()
-        self.leases = [entry for entry in self.leases if not entry[0].is_released]
-        self.hosts[host] = CxlPool.attach(self.path, host, incoherent=self.seed + 7 * host)
-        self.hosts[host].deadline_s = 0.05
-
-    @invariant()
-    def every_lease_and_every_host_sees_what_was_published(self) -> None:
-        for lease, _, seed in getattr(self, "leases", []):
-            assert is_of(lease, seed)
-        for host in getattr(self, "hosts", []):
-            assert sorted(host.names()) == sorted(self.model)
-
-    def teardown(self) -> None:
-        for lease, _, _ in getattr(self, "leases", []):
-            lease.release()
-        for host in getattr(self, "hosts", []):
-            for name in host.owned_names():
-                host.revoke(name)
-        if hasattr(self, "hosts"):
-            free = sum(host.free_bytes() for host in self.hosts)
-            layout = self.hosts[0].layout
-            assert free == layout.chunks * layout.chunk_bytes
-            for host in self.hosts:
-                host.close()
-            os.close(self.fd)
-
-
-TestPool = Pool.TestCase
-TestPool.settings = settings(
-    max_examples=15,
-    stateful_step_count=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-
-
-@pytest.mark.parametrize("incoherent", [True, False])
-def test_four_processes_killed_at_random_never_read_another_epoch(
-    tmp_path: Path, incoherent: bool
-) -> None:
-    report = stress(6, incoherent=incoherent, seed=int(incoherent), folder=tmp_path)
-    assert report.violations == ()
-    assert report.kills > 0
-    assert report.published > 0
-    assert report.reclaimed
-    assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tidemill.bench import Claim, Direction, Text, Trial
-from tidemill.systems.aquifer import pod, restores
+from tidemill.systems.aquifer import coherence, pod, restores
 
 __all__ = ["CLAIMS"]
 
@@ -14,6 +14,7 @@ _OVER_NEXT = "1.1x over the next best alternative"
 _MOST = "the vast majority of pages are either zero or cold"
 _ONLY_HOT = "places only the hot working set in the CXL pool"
 _ELIMINATES = "a hotness-based snapshot format that eliminates zero pages"
+_OWNERSHIP = "requires Aquifer's ownership-based coherence protocol to ensure correctness"
 _BEFORE = "pre-installs hot pages from CXL memory before MicroVM resume"
 _SERVES = "the first system to serve MicroVM snapshots from a hierarchical CXL+RDMA memory pool"
 
@@ -32,6 +33,14 @@ CHARACTERIZATION = Trial(
     summary=Text("What thirteen snapshots consist of.", "13 份快照的页面构成。"),
     quick_s=180,
     full_s=300,
+)
+
+PROTOCOL = Trial(
+    name="protocol",
+    measure=coherence.protocol,
+    summary=Text("Every order of the ownership protocol's steps.", "所有权协议各步骤的全部次序。"),
+    quick_s=120,
+    full_s=600,
 )
 
 _FROM_START = Text(
@@ -171,5 +180,31 @@ CLAIMS: tuple[Claim, ...] = (
         direction=Direction.AT_MOST,
         target=0,
         trial=CHARACTERIZATION,
+    ),
+    Claim(
+        id="protocol-orders",
+        quote=_OWNERSHIP,
+        statement=Text(
+            "Scenarios of two and three hosts in which some order of steps, of cache write-backs and "
+            "of crashes gives a reader other bytes than were published, or that were not searched "
+            "to the end",
+            "在两台与三台主机的场景中,某种步骤、缓存写回与崩溃次序使读者得到错误数据或未搜索完的场景数",
+        ),
+        unit="scenarios",
+        direction=Direction.AT_MOST,
+        target=0,
+        trial=PROTOCOL,
+    ),
+    Claim(
+        id="protocol-mutants",
+        quote=_OWNERSHIP,
+        statement=Text(
+            "Steps that can be left out of the protocol without the search noticing",
+            "从协议中去掉而未被搜索发现的步骤数",
+        ),
+        unit="steps",
+        direction=Direction.AT_MOST,
+        target=0,
+        trial=PROTOCOL,
     ),
 )

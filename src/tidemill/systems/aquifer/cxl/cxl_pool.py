@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import struct
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -19,7 +18,13 @@ from tidemill.systems.aquifer.aqs.snapshot_file import SnapshotFile
 from tidemill.systems.aquifer.cxl import segment
 from tidemill.systems.aquifer.cxl.arena import whole_pages
 from tidemill.systems.aquifer.cxl.directory import Directory
-from tidemill.systems.aquifer.cxl.host_presence import HostPresence, is_present, kill
+from tidemill.systems.aquifer.cxl.host_presence import (
+    IDENTITY_BYTES,
+    HostPresence,
+    identity,
+    is_present,
+    kill,
+)
 from tidemill.systems.aquifer.cxl.layout import NAME_BYTES
 from tidemill.systems.aquifer.cxl.lease import Demand, Lease, StaleEpoch, Usage
 from tidemill.systems.aquifer.cxl.operations import LINE, WORD, Program, run
@@ -27,7 +32,6 @@ from tidemill.systems.aquifer.cxl.ownership import Borrowed, Ownership
 from tidemill.systems.aquifer.cxl.views import DirectView, IncoherentView
 
 T = TypeVar("T")
-_IDENTITY = struct.Struct("<QQ")
 _RETRIES = 64
 
 
@@ -202,6 +206,7 @@ class CxlPool:
     def accept(self) -> list[str]:
         """Take all slots and arena chunks that are offered to this host; the snapshots' names."""
         with self._changing():
+            self._reclaim()
             for chunk in range(self.layout.chunks):
                 self._run(self._ownership.accept(self.layout.chunk_at(chunk)))
             return [
@@ -219,8 +224,7 @@ class CxlPool:
         """
         with self._changing():
             if fence and is_present(str(self.uuid), dead):
-                line = self._directory.read(self.layout.host_at(dead))
-                kill(_IDENTITY.unpack_from(line, WORD)[0])
+                kill(self._directory.read(self.layout.host_at(dead))[WORD:][:IDENTITY_BYTES])
             return self._run(self._ownership.fence(dead))
 
     def names(self) -> list[str]:
@@ -283,16 +287,13 @@ class CxlPool:
     def _open(self) -> Generator[None]:
         with self._lock:
             if self._fd < 0:
-                raise self._closed()
+                raise InputError(f"{self.path} — this end of the pool was closed; attach again.")
             yield
 
     @contextmanager
     def _changing(self) -> Generator[None]:
         with self._writers, self._open():
             yield
-
-    def _closed(self) -> InputError:
-        return InputError(f"{self.path} — this end of the pool was closed; attach again.")
 
     def _wait(self, seconds: float) -> None:
         """Let other threads at the view, which may release what is waited for."""
@@ -301,14 +302,14 @@ class CxlPool:
             time.sleep(seconds)
         finally:
             self._lock.acquire()
-        if self._fd < 0:
-            raise self._closed()
+        with self._open():
+            return
 
     def _join(self) -> None:
         self._presence = HostPresence(str(self.uuid), self.host)
-        identity = _IDENTITY.pack(os.getpid(), time.time_ns())
-        self._ownership = self._run(self._ownership.attach(identity))
-        self._run(self._ownership.recover())
+        with self._changing():
+            self._ownership = self._run(self._ownership.attach(identity()))
+            self._run(self._ownership.recover())
 
     def _run(self, program: Program[T], deadline_s: float | None = None) -> T:
         seconds = self.deadline_s if deadline_s is None else deadline_s
@@ -338,7 +339,7 @@ class CxlPool:
         self._view.fence()
 
     def _reclaim(self) -> None:
-        """Free what had readers when it was revoked and has none any more."""
+        """Free what was revoked while it was read and is not any more."""
         for slot in self._directory.revoking():
             with suppress(ResourceError):
                 self._run(self._ownership.revoke(slot), deadline_s=0)

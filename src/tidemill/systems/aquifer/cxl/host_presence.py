@@ -1,4 +1,9 @@
-"""Whether the process of a host still runs: a name in the kernel that lives as long as it does."""
+"""Whether the process of a host still runs: a name in the kernel that lives as long as it does.
+
+The name is an abstract Unix socket, so all hosts of an emulated pool must run in one network
+namespace: from another, a host that runs would look dead. Hosts that are machines need a fence of
+their own, as the pod's fabric manager gives.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,15 @@ import os
 import select
 import signal
 import socket
+import struct
 from contextlib import suppress
 
+import psutil
+
 from tidemill.errors import ResourceError
+
+_IDENTITY = struct.Struct("<QQ")
+IDENTITY_BYTES = _IDENTITY.size
 
 
 class HostPresence:
@@ -47,15 +58,26 @@ def is_present(pool: str, host: int) -> bool:
         return True
 
 
-def kill(pid: int, timeout_s: float = 10.0) -> None:
-    """End a process and wait until it is gone."""
-    with suppress(ProcessLookupError):
+def identity() -> bytes:
+    """This process, so that `kill` ends it and none that has its number later."""
+    return _IDENTITY.pack(os.getpid(), _started(os.getpid()))
+
+
+def kill(whose: bytes, timeout_s: float = 10.0) -> None:
+    """End the process of an `identity` and wait until it is gone."""
+    pid, started = _IDENTITY.unpack(whose)
+    with suppress(ProcessLookupError, psutil.NoSuchProcess):
         handle = os.pidfd_open(pid)
         try:
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
-            select.select([handle], [], [], timeout_s)
+            if _started(pid) == started:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                select.select([handle], [], [], timeout_s)
         finally:
             os.close(handle)
+
+
+def _started(pid: int) -> int:
+    return round(psutil.Process(pid).create_time() * 100)
 
 
 def _address(pool: str, host: int) -> str:

@@ -15,7 +15,7 @@ the owner that its word names.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from tidemill.errors import ConfigError
@@ -79,11 +79,19 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class DirectoryEntry:
-    """One directory line; what is not of one piece reads as its word and nothing else."""
+    """One directory line.
+
+    Attributes:
+        word: who may write it, and what they do.
+        extent: the bytes that it names.
+        name: of what is published.
+        is_whole: whether its parts belong together; else somebody was writing it.
+    """
 
     word: OwnerWord
     extent: Extent = Extent(0, 0)
     name: str = ""
+    is_whole: bool = True
 
     def pack(self) -> bytes:
         """The line as bytes."""
@@ -100,12 +108,13 @@ class DirectoryEntry:
         value, at, size, checksum, name = _ENTRY.unpack(bytes(line))
         text = name.rstrip(b"\0").decode(errors="replace")
         found = cls(OwnerWord.of(value), Extent(at, size), text)
-        return found if found._checksum(name) == checksum else cls(found.word)
+        return found if found._checksum(name) == checksum else replace(found, is_whole=False)
 
     @property
     def is_published(self) -> bool:
         """Whether it can be borrowed."""
-        return self.word.state is SlotState.PUBLISHED and self.extent.size > 0
+        is_named = self.is_whole and self.extent.size > 0
+        return is_named and self.word.state is SlotState.PUBLISHED
 
 
 @dataclass(frozen=True, slots=True)

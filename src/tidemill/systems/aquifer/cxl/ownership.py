@@ -193,16 +193,14 @@ class Ownership:
             ProtocolError: the slot is not this host's, or nothing is published.
         """
         entry = yield from self._owned(slot, SlotState.PUBLISHED, SlotState.REVOKING)
-        yield from self._finish_revoking(slot, entry.word.epoch)
-        return entry
-
-    def _finish_revoking(self, slot: int, epoch: int) -> Program[None]:
+        epoch = entry.word.epoch
         at = self.layout.slot_at(slot)
         yield Store(at, OwnerWord(epoch, self.host, SlotState.REVOKING).value, "revoking")
         yield from self._persist(at, LINE, "flush-revoking")
         for host in range(self.layout.hosts):
             yield from self._until_released(host, slot)
         yield from self._set_free(slot, epoch)
+        return entry
 
     def _until_released(self, host: int, slot: int) -> Program[None]:
         lease = self.layout.lease_at(host, slot)
@@ -301,15 +299,16 @@ class Ownership:
         yield from self._fresh(at, "invalidate-dead")
         line = yield Get(at, LINE, "look-dead")
         entry = DirectoryEntry.of(line)
-        kept = (SlotState.PUBLISHED, SlotState.FREE) if dead == self.host else ()
-        if entry.word.owner != dead or entry.word.state in kept:
+        state, epoch = entry.word.state, entry.word.epoch
+        if entry.word.owner != dead:
             return
-        if entry.word.state in (SlotState.PUBLISHED, SlotState.OFFERED):
+        if state is SlotState.OFFERED:
             yield from self._take(at, entry)
-        elif entry.word.state is SlotState.REVOKING:
-            yield from self._finish_revoking(slot, entry.word.epoch + 1)
-        else:
-            yield from self._set_free(slot, entry.word.epoch + 1)
+        elif state is SlotState.WRITING:
+            yield from self._set_free(slot, epoch + 1)
+        elif dead != self.host:  # a slot that is read on while it is revoked stays so
+            yield Store(at, OwnerWord(epoch, self.host, state).value, "inherited")
+            yield from self._persist(at, LINE, "flush-inherited")
 
     def abandon(self, slot: int) -> Program[None]:
         """Free a slot of this host that it was writing, if it was."""

@@ -163,7 +163,7 @@ def _publish_next(host: Ownership) -> Steps:
     word = DirectoryEntry.of(line).word
     if word.owner != host.host:
         return
-    if word.state is SlotState.PUBLISHED:
+    if word.state in (SlotState.PUBLISHED, SlotState.REVOKING):
         yield from host.revoke(0)
     yield from write_once(host, word.epoch + 1)
 
