@@ -185,8 +185,8 @@ CLAIMS: tuple[Claim, ...] = (
         id="protocol-orders",
         quote=_OWNERSHIP,
         statement=Text(
-            "Scenarios of two and three hosts in which some order of steps, of cache write-backs and "
-            "of crashes gives a reader other bytes than were published, or that were not searched "
+            "Scenarios of two and three hosts in which some order of steps, cache write-backs and "
+            "crashes gives a reader other bytes than were published, or that were not searched "
             "to the end",
             "在两台与三台主机的场景中,某种步骤、缓存写回与崩溃次序使读者得到错误数据或未搜索完的场景数",
         ),
