@@ -180,10 +180,10 @@ def test_the_cold_file_of_the_baseline_is_really_read_from_disk(
     for is_warm in (False, True):
         way = Firecracker(published, is_warm=is_warm)
         way.prepare()
-        found.append(cached_pages(published.memory_file))
+        found.append(cached_pages(way.file))
         with way.restore() as restored:
             assert ask(restored, NEAR) == expected(NEAR)
-        found.append(cached_pages(published.memory_file))
+        found.append(cached_pages(way.file))
     cold_before, cold_after, warm_before, _ = found
     assert cold_before == 0
     assert len(world.recordings[0].pages) / 4 < cold_after < warm_before

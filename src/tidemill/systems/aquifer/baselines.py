@@ -72,10 +72,12 @@ class Published:
     segment: Path
     files: dict[str, Path] = field(default_factory=dict[str, Path])
 
-    @property
-    def memory_file(self) -> Path:
-        """The memory as one sparse file on disk, written once."""
-        return self._once("memory", self.folder, self.snapshot.write_memory)
+    def memory_file(self, way: str) -> Path:
+        """The memory as one sparse file on disk, written once.
+
+        Each way has its own: what a living clone of another maps could not be dropped from memory.
+        """
+        return self._once(f"{way}.memory", self.folder, self.snapshot.write_memory)
 
     def working_set(self) -> tuple[U8, U64, U64]:
         """Hot pages in address order, their runs, and the ranges of touched zero pages."""
@@ -111,14 +113,14 @@ class Firecracker:
     """The memory file mapped privately, as Firecracker does: each page a fault, cold or warm."""
 
     def __init__(self, published: Published, *, is_warm: bool = False) -> None:
-        self._published, self._is_warm = published, is_warm
+        self._machine, self._is_warm = published.snapshot.machine, is_warm
+        self.file = published.memory_file("firecracker-warm" if is_warm else "firecracker")
 
     def prepare(self) -> None:
         """Empty or fill the page cache."""
-        path = self._published.memory_file
         if not self._is_warm:
-            return drop_from_cache(path)
-        with path.open("rb") as file:
+            return drop_from_cache(self.file)
+        with self.file.open("rb") as file:
             while file.read(_LOAD_BYTES):
                 pass
         return None
@@ -126,9 +128,7 @@ class Firecracker:
     def restore(self) -> Restored:
         """A clone at the ready point."""
         began = time.perf_counter()
-        published = self._published
-        machine = published.snapshot.machine
-        return Restored(MicroVM.restore(machine, memory_file=published.memory_file), began)
+        return Restored(MicroVM.restore(self._machine, memory_file=self.file), began)
 
 
 class UffdRemote:
@@ -155,7 +155,7 @@ class UffdRemote:
 class Reap:
     """REAP: the recorded working set is read at once and installed; all other pages one by one.
 
-    Zero pages of the working set are installed as such instead of being read.
+    Zero pages of the working set are copied from memory instead of being read.
 
     Args:
         published: the function.
@@ -168,6 +168,8 @@ class Reap:
         snapshot = published.snapshot
         pages, self._runs, self._zeros = published.working_set()
         self._size = pages.size
+        longest = int(self._zeros[:, 1].max(initial=0))
+        self._nothing = np.zeros(longest * PAGE, np.uint8)
         self._file = published.file("working-set", pages)
         self._all = np.array([[0, snapshot.nonzero.size]], np.uint64)
         self._link = LinkClock(CXL)
@@ -175,13 +177,17 @@ class Reap:
             maps = published.maps
             self._source = PooledRestore(maps, published.borrow, published.remote).source
         else:
-            image = np.memmap(published.memory_file, np.uint8, "r")
+            self._memory_file = published.memory_file("reap")
+            with self._memory_file.open("rb") as file:
+                self._mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+            image = np.frombuffer(self._mapping, np.uint8)
             self._source = PageSource.of_image(image, np.flatnonzero(snapshot.nonzero))
 
     def prepare(self) -> None:
         """Empty the page cache of what is on disk."""
         if not self._is_pooled:
-            drop_from_cache(self._published.memory_file)
+            self._mapping.madvise(mmap.MADV_DONTNEED)  # what is mapped would stay
+            drop_from_cache(self._memory_file)
             drop_from_cache(self._file)
 
     def restore(self) -> Restored:
@@ -198,7 +204,8 @@ class Reap:
         else:
             moved = faults.install_runs(region.address, self._runs, self._read())
         for first, count in self._zeros.tolist():
-            faults.zero(region.address + first * PAGE, count * PAGE, wakes=False)
+            zeros = self._nothing[: count * PAGE]  # not the zero page: it would be copied on write
+            faults.copy(region.address + first * PAGE, zeros, wakes=False)
         return moved
 
     def _read(self) -> U8:
@@ -218,6 +225,7 @@ class FaaSnap:
 
     def __init__(self, published: Published) -> None:
         self._published = published
+        self._memory_file = published.memory_file("faasnap")
         nonzero = np.flatnonzero(published.snapshot.nonzero)
         self._regions = merged(nonzero, _FAASNAP_GAP)
         self._loading = merged(hot_pages(published.maps).astype(np.int64), _FAASNAP_GAP)
@@ -230,7 +238,7 @@ class FaaSnap:
 
     def prepare(self) -> None:
         """Empty the page cache of both files."""
-        drop_from_cache(self._published.memory_file)
+        drop_from_cache(self._memory_file)
         drop_from_cache(self._file)
 
     def restore(self) -> Restored:
@@ -243,7 +251,7 @@ class FaaSnap:
         return Restored(vm, began)
 
     def _map(self, region: GuestRegion) -> None:
-        map_regions(region, self._published.memory_file, self._regions)
+        map_regions(region, self._memory_file, self._regions)
         map_regions(region, self._file, self._loading, is_packed=True)
 
     def _load(self) -> None:

@@ -104,7 +104,7 @@ class UffdServer:
                 return
             try:
                 self._serve_process(peer, pid, pidfd)
-            except (TidemillError, OSError) as error:
+            except (TidemillError, OSError, ValueError, RuntimeError) as error:
                 self.refused.append(str(error))
                 if not isinstance(error, ProtocolError) and pid != os.getpid():
                     process_switch(pidfd).pull(str(error))  # its memory is with us: it would hang
