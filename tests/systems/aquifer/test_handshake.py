@@ -81,7 +81,7 @@ def test_another_process_s_guest_is_served_through_firecracker_s_handshake(
 def test_a_guest_whose_pages_are_lost_is_killed_not_left_to_hang(
     world: World, tmp_path: Path
 ) -> None:
-    with UffdServer(tmp_path / "uffd", served(world), deadline_s=0.3):
+    with UffdServer(tmp_path / "uffd", served(world), deadline_s=1.5):
         child = foreign(world, tmp_path / "uffd")
         assert child.stdin is not None
         assert child.stdout is not None

@@ -66,7 +66,7 @@ class World:
         self.servers = [PageServer(f"unix:{folder}/node{i}", 1 << 28) for i in range(2)]
         self.tier = RemoteTier([server.address for server in self.servers], timeout_s=0.2)
         self.pool = LocalPool()
-        self.agent = Agent(self.pool, self.tier, deadline_s=0.6)
+        self.agent = Agent(self.pool, self.tier, deadline_s=1.5)
         assert self.agent.publish("fn", self.maps) == 1
 
     def close(self) -> None:
@@ -211,7 +211,7 @@ def test_without_memory_nodes_hot_requests_are_answered_and_cold_ones_end_the_gu
         began = time.monotonic()
         with pytest.raises(GuestFailed, match="no server gives its pages"):
             restored.invoke(OTHER)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10
         with pytest.raises(GuestFailed):
             restored.invoke(NEAR)
 

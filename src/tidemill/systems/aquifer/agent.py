@@ -32,11 +32,11 @@ class PoolLease(HotPages, Protocol):
 class Pool(Protocol):
     """What an agent needs of the CXL pool."""
 
-    def publish(self, name: str, snapshot_file: SnapshotFile) -> int:
+    def publish(self, name: str, snapshot_file: SnapshotFile, /) -> int:
         """Put a snapshot's hot part into the pool; its epoch."""
         ...
 
-    def borrow(self, name: str) -> AbstractContextManager[PoolLease]:
+    def borrow(self, name: str, /) -> AbstractContextManager[PoolLease]:
         """The hot part, ours until the end of the block."""
         ...
 

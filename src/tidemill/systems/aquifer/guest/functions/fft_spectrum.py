@@ -11,8 +11,8 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
     count = request["samples"]
     t = np.array(range(count), np.float64)
     periods = rng.choice(np.arange(20, 400), 3, replace=False)
-    waves = np.sin(2 * np.pi * np.outer(1 / periods, t))
-    signal = waves.sum(axis=0) + rng.normal(0, 0.5, count)
+    waves = [np.sin(2 * np.pi * t / float(period)) for period in periods]
+    signal = np.array(sum(waves) + rng.normal(0, 0.5, count), np.float64)
     power = np.abs(np.fft.rfft(signal)) ** 2
     peaks = np.argsort(power[1:])[-3:] + 1
     again = np.fft.irfft(np.fft.rfft(signal), count)
