@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from tidemill.errors import MissingCapability
 from tidemill.memory import PageServer, Userfaultfd
 
-Watch = Callable[[int], NDArray[np.uint8]]
-Serve = Callable[..., PageServer]
+from .touching import Serve, Watch
 
 
 @pytest.fixture

@@ -26,8 +26,7 @@ from tidemill.memory import (
 from tidemill.memory.fault_handler import process_switch
 from tidemill.memory.userfaultfd import Feature
 
-from .conftest import Serve, Watch
-from .touching import give_back, read
+from .touching import Serve, Watch, give_back, read
 
 PAGE, PAGES = 4096, 256
 KEY = b"k" * 16
@@ -195,8 +194,8 @@ def test_without_any_server_the_guest_is_ended_within_the_deadline(
     with guest.handler(faults, deadline_s=0.3) as handler:
         handler.guard(process_switch(pidfd))
         guest.read(int(guest.remote[0]))  # let go only after the guest is doomed
-        assert victim.wait(5) == -signal.SIGKILL
-        assert time.monotonic() - began < 5
+        assert victim.wait(20) == -signal.SIGKILL
+        assert time.monotonic() - began < 20
         assert "no server gives its pages" in handler.failure
         with pytest.raises(ResourceError, match="could not be provided"):
             handler.raise_failure()

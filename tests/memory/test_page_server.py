@@ -22,7 +22,7 @@ from tidemill.errors import (
 )
 from tidemill.memory import PageServer, RemoteTier, crc32c, crc32c_of_chunks
 
-from .conftest import Serve
+from .touching import Serve
 
 KEY = bytes(range(16))
 RNG = np.random.default_rng(20260623)

@@ -15,8 +15,7 @@ from tidemill.errors import MissingCapability
 from tidemill.memory import Userfaultfd
 from tidemill.memory.userfaultfd import EventKind, Feature, Mode, merged, receive
 
-from .conftest import Watch
-from .touching import give_back, read, write
+from .touching import Watch, give_back, read, write
 
 PAGE = 4096
 

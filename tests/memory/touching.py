@@ -1,14 +1,19 @@
-"""Touching memory without holding Python's lock, which whoever answers the fault may need."""
+"""What fixtures give; touching memory without Python's lock, which the fault's answer may need."""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tidemill.memory import PageServer
+
 U8 = NDArray[np.uint8]
+Watch = Callable[[int], U8]
+Serve = Callable[..., PageServer]
 _LIBC = ctypes.CDLL(None)
 _LIBC.memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 _LIBC.memcpy.restype = ctypes.c_void_p

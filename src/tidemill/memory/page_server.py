@@ -101,10 +101,10 @@ def serve(address: str, size: int, *, until_eof: bool = False) -> None:
         server = paging().PageServer(address, size)
     except (OSError, ValueError) as error:
         raise ResourceError(f"page server at {address}: {error}") from error
-    print(server.address, flush=True)  # noqa: T201 - whoever started it waits for this line
     runner = threading.Thread(target=server.run, daemon=True)
-    runner.start()
     try:
+        runner.start()
+        print(server.address, flush=True)  # noqa: T201 - whoever started it waits for this line
         if until_eof:
             sys.stdin.read()
         else:

@@ -61,12 +61,11 @@ def test_a_handler_goes_through_the_tiers_and_answers(python: Path, tmp_path: Pa
 def test_a_memory_node_runs_until_it_is_interrupted(tmp_path: Path) -> None:
     listen = f"unix:{tmp_path}/node"
     command = [sys.executable, "-m", "tidemill", "aquifer", "pageserver", "--listen", listen]
-    child = subprocess.Popen([*command, "--size", "16M"], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline().strip() == listen
-    os.kill(child.pid, signal.SIGINT)
-    assert child.wait(20) in (0, 130)
-    child.stdout.close()
+    with subprocess.Popen([*command, "--size", "16M"], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline().strip() == listen
+        os.kill(child.pid, signal.SIGINT)
+        assert child.wait(20) in (0, 130)
 
 
 def test_firecracker_s_files_are_packed(tmp_path: Path) -> None:

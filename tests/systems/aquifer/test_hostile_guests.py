@@ -9,7 +9,7 @@ import pytest
 
 from tidemill.systems.aquifer import GuestFailed, GuestLimits, GuestTimeout, MicroVM
 
-from .conftest import BuildC
+from .c_guests import BuildC
 
 OPENER = r"""
 int main() {

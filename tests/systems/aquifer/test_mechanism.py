@@ -15,7 +15,7 @@ from tidemill.systems.aquifer import GuestFailed, GuestRegion, MicroVM, Snapshot
 from tidemill.systems.aquifer.config import memory_bytes
 from tidemill.systems.aquifer.snapshot import PAGE
 
-from .conftest import BuildC
+from .c_guests import BuildC
 from .fault_server import FaultServer
 
 HANDLER = """

@@ -239,11 +239,11 @@ def _plain(value: object) -> Json:
 def _exact(claim: str, value: float, detail: dict[str, Json] | None = None) -> Measurement:
     return Measurement(
         claim=claim,
+        subject="snapshots of all functions",
+        repeats=1,
         value=value,
         low=value,
         high=value,
-        repeats=1,
-        subject="snapshots of all functions",
         stand_ins=STAND_INS if claim in ("cxl-share", "exact-memory") else (),
         detail=detail or {},
     )

@@ -76,8 +76,8 @@ def stress(
 
         def start(host: int) -> BaseProcess:
             chosen = generator.randrange(1 << 30)
-            arguments = (str(path), host, chosen, incoherent, str(log), end)
-            process = context.Process(target=_live, args=arguments)
+            options = {"incoherent": incoherent, "log": str(log), "end": end}
+            process = context.Process(target=_live, args=(str(path), host, chosen), kwargs=options)
             process.start()
             return process
 
@@ -116,7 +116,7 @@ def _ended(process: BaseProcess) -> bool:
     return is_broken
 
 
-def _live(path: str, host: int, seed: int, incoherent: bool, log: str, end: float) -> None:  # noqa: PLR0917
+def _live(path: str, host: int, seed: int, *, incoherent: bool, log: str, end: float) -> None:
     """One host's process until ``end``."""
     generator = random.Random(seed)
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
