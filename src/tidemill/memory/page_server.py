@@ -101,18 +101,27 @@ def serve(address: str, size: int, *, until_eof: bool = False) -> None:
         server = paging().PageServer(address, size)
     except (OSError, ValueError) as error:
         raise ResourceError(f"page server at {address}: {error}") from error
-    runner = threading.Thread(target=server.run, daemon=True)
+    done = threading.Event()  # a join that Ctrl-C interrupts takes the thread for ended
+
+    def run() -> None:
+        try:
+            server.run()
+        finally:
+            done.set()
+
+    runner = threading.Thread(target=run, daemon=True)
     try:
         runner.start()
         print(server.address, flush=True)  # noqa: T201 - whoever started it waits for this line
         if until_eof:
             sys.stdin.read()
         else:
-            runner.join()
+            done.wait()
     except KeyboardInterrupt:
         pass
     finally:
         server.stop()
+        done.wait()
         runner.join()
 
 

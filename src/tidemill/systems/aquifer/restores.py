@@ -84,7 +84,7 @@ def restores(context: Context, pod: Pod, scale: Scale | None = None) -> Iterator
     scale = scale or SCALES[context.budget]
     raced = [_race(context, pod, one, scale.repeats) for one in scale.functions]
     detail: dict[str, Json] = {one.name: one.comparison.to_json() for one in raced}
-    yield _geomean("over-firecracker", raced, "firecracker", detail)
+    yield _geomean("over-firecracker", raced, "firecracker", {"functions": detail})
     yield _worst("over-firecracker-worst", raced, "firecracker")
     yield _geomean("over-firecracker-warm", raced, "firecracker-warm")
     best = max(ALTERNATIVES, key=lambda name: 1 / _mean(raced, name))
@@ -140,7 +140,7 @@ def _geomean(
         subject=f"{OURS}: median {_median_ms(raced, OURS):.1f} ms",
         baseline=f"{baseline}: median {_median_ms(raced, baseline):.1f} ms",
         stand_ins=STAND_INS,
-        detail={"ratios": by_function, **({"functions": detail} if detail else {})},
+        detail={"ratios": by_function, **(detail or {})},
     )
 
 
