@@ -1,5 +1,6 @@
 """Packed matrices: exact weights, products near the float ones, equal bits on every build."""
 
+from collections.abc import Iterator
 from types import ModuleType
 
 import numpy as np
@@ -10,7 +11,7 @@ from tidemill.native import available_levels, kernels
 
 gguf = pytest.importorskip("gguf", reason="the peer that defines the formats is not installed")
 
-TYPES = ("Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K", "Q3_K")
+TYPES = ("Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K", "Q3_K", "Q2_K")
 FLOATS = ("F32", "F16", "BF16")
 # Where a block keeps its fp16 scales (and minima): random bytes there would be NaN or huge.
 HALVES = {
@@ -23,6 +24,7 @@ HALVES = {
     "Q5_K": (0, 2),
     "Q6_K": (208,),
     "Q3_K": (108,),
+    "Q2_K": (80, 82),
 }
 TOWERING = 3.0  # kTowering of activations.hpp
 SHAPES = ((8, 256), (64, 512), (13, 768), (1, 256), (523, 256))
@@ -70,9 +72,17 @@ def quantised(x: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.where(towers, x, (codes * (largest / np.float32(127))).reshape(x.shape))
 
 
-@pytest.fixture(params=available_levels())
-def room(request: pytest.FixtureRequest) -> ModuleType:
-    return kernels("models", request.param)
+BUILDS = [*((level, True) for level in available_levels()), ("avx2", False)]
+"""Levels, and whether VNNI may be used where the CPU has it."""
+
+
+@pytest.fixture(params=[build for build in BUILDS if build[0] in available_levels()], ids=str)
+def room(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    level, vnni = request.param
+    room = kernels("models", level)
+    before = room.set_vnni(vnni)
+    yield room
+    room.set_vnni(before)
 
 
 @pytest.mark.parametrize("name", TYPES + FLOATS)
@@ -119,8 +129,11 @@ def test_every_build_gives_the_same_bits(name, tokens):
     products = []
     for level in available_levels():
         room = kernels("models", level)
-        (found,), _ = room.multiply_shared([pack(room, name, raw, 512)], x, room.Pool(1))
-        products.append(found)
+        for vnni in (False, True):
+            before = room.set_vnni(vnni)
+            (found,), _ = room.multiply_shared([pack(room, name, raw, 512)], x, room.Pool(1))
+            room.set_vnni(before)
+            products.append(found)
     assert all(np.array_equal(found, products[0]) for found in products)
 
 
@@ -224,6 +237,7 @@ def test_an_input_of_another_width_is_refused(room):
         matrix.unpack(7, 2)
 
 
-def test_packed_q5_0_takes_no_more_memory_than_the_file(room):
-    raw = random_raw("Q5_0", 896, 896)
-    assert pack(room, "Q5_0", raw, 896).bytes == raw.size
+@pytest.mark.parametrize(("name", "more"), [("Q5_0", 1), ("Q2_K", 1), ("Q3_K", 114 / 110)])
+def test_packed_weights_take_hardly_more_memory_than_in_the_file(room, name, more):
+    raw = random_raw(name, 896, 1024)
+    assert pack(room, name, raw, 1024).bytes == raw.size * more

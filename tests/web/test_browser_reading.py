@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from browser import DESK, PHONE, Window, chromium, serious, started
 from playwright.sync_api import Browser, Page
 from site_process import SiteProcess
+from tests.browser import DESK, PHONE, Window, chromium, serious, started
 
 pytestmark = [
     pytest.mark.browser,

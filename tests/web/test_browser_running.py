@@ -7,9 +7,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from browser import PHONE, Window, chromium, serious, started
 from playwright.sync_api import Browser, Page
 from site_process import SiteProcess
+from tests.browser import PHONE, Window, chromium, serious, started
 
 from tidemill.bench.store import Store
 from tidemill.bench.wording import figure

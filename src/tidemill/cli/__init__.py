@@ -51,6 +51,8 @@ COMMANDS = (
     Lazy("models", "tidemill.models.cli:app", "Language models: pull, list, verify, look into."),
     Lazy("chat", "tidemill.cli.chat:chat", "Talk with a language model."),
     Lazy("generate", "tidemill.cli.generate:generate", "Go on from a prompt."),
+    Lazy("serve", "tidemill.cli.serve:serve", "Serve a language model to any OpenAI client."),
+    Lazy("replay", "tidemill.cli.replay:replay", "A trace on a server, or on a simulated device."),
     Lazy("perplexity", "tidemill.cli.perplexity:perplexity", "How well a model predicts a text."),
     Lazy("bench-llm", "tidemill.cli.bench_llm:bench_llm", "A model here and in llama.cpp."),
     Lazy("new-system", "tidemill.cli.scaffold:new_system", "Write the anatomy of a new system."),

@@ -55,7 +55,7 @@ def chat(  # noqa: PLR0913 - one parameter per option
 
     params = SamplingParams(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
     with opened(model, DecoderOptions(threads, context, weights, kv), quiet=False) as ready:
-        conversation = _Conversation(ready, params, system, _template(ready, template))
+        conversation = _Conversation(ready, params, system, chat_template(ready, template))
         _tell(f"{ready.file.name}, {ready.decoder.threads} threads. {_HELP}")
         while (question := _question()) is not None:
             command = question.strip()
@@ -119,13 +119,12 @@ class _Conversation:
         typer.echo("")
 
 
-def _template(ready: Opened, source: str | None) -> ChatTemplate:
+def chat_template(ready: Opened, source: str | None) -> ChatTemplate:
+    """The model's own template, or the one in a file."""
     from tidemill.errors import UnsupportedModel
-    from tidemill.models.chat_template import ChatTemplate
 
     if source is not None:
-        special = ChatTemplate.special_tokens(ready.file.metadata)
-        return ChatTemplate(read_text(source), special_tokens=special)
+        return ready.file.template(read_text(source))
     try:
         return ready.file.chat_template
     except UnsupportedModel as error:

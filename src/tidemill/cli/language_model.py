@@ -43,6 +43,8 @@ class DecoderOptions:
     context: int | None = None
     weights: str | None = None
     kv: str | None = None
+    sequences: int | None = None
+    """Full contexts that the KV cache holds; by default the decoder's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +61,19 @@ def opened(model: str, options: DecoderOptions, *, quiet: bool) -> Generator[Ope
     """The model, pulled if need be, with its decoder and tokenizer."""
     from tidemill.models.cli import pull_progress
     from tidemill.models.model_file import open_model
-    from tidemill.models.native_decoder import NativeDecoder
+    from tidemill.models.native_decoder import NativeDecoder, default_context
 
     with (
         pull_progress(f"pulling {model}", shown=not quiet) as report,
         open_model(model, report=report) as file,
     ):
         tokenizer = file.tokenizer
+        context = default_context(file.config, options.context)
         decoder = NativeDecoder(
             file,
             threads=options.threads,
-            context=options.context,
-            kv_tokens=None,
+            context=context,
+            kv_tokens=options.sequences and options.sequences * context,
             weights=options.weights,
             kv=options.kv,
         )

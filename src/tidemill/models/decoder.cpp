@@ -13,7 +13,8 @@ namespace tidemill::models {
 
 namespace {
 
-constexpr size_t kFloatsPerTask = 8192;  // of work between products; less is not worth a hand-over
+constexpr size_t kFloatsPerTask = 8192;   // of work between products; less is not worth a hand-over
+constexpr size_t kLogitsPerTask = 32768;  // looked through; a whole number of vectors
 
 void require(bool holds, const std::string& what) {
   if (!holds) throw std::invalid_argument(what);
@@ -117,6 +118,7 @@ size_t total_tokens(std::span<const Slice> slices) {
 struct Decoder::Buffers {
   size_t tokens = 0;
   std::vector<float> x, normed, q, k, v, mixed, out, gate, up, scratch;
+  std::vector<float> logits;  // of steps that only want the largest
   std::vector<int32_t> ids;
   std::vector<size_t> positions;
   std::vector<std::vector<float>> cos, sin;  // of each table, tokens x head_dim / 2
@@ -211,6 +213,14 @@ void Decoder::check(std::span<const Slice> slices) const {
 }
 
 void Decoder::step(std::span<const Slice> slices, float* logits, Pool& pool) {
+  run(slices, logits, nullptr, pool);
+}
+
+void Decoder::step_greedy(std::span<const Slice> slices, size_t* best, Pool& pool) {
+  run(slices, nullptr, best, pool);
+}
+
+void Decoder::run(std::span<const Slice> slices, float* logits, size_t* best, Pool& pool) {
   Hold hold(slices);
   check(slices);
   const std::lock_guard lock(turn_);
@@ -222,7 +232,7 @@ void Decoder::step(std::span<const Slice> slices, float* logits, Pool& pool) {
     attend(layers_[index], index, slices, pool);
     feed_forward(layers_[index], index, pool);
   }
-  write_logits(slices, logits, pool);
+  write_logits(slices, logits, best, pool);
   hold.keep();
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
   seconds_ = seconds_ + took.count();
@@ -364,7 +374,8 @@ void Decoder::add_output(const std::vector<float>& bias, const std::vector<float
   });
 }
 
-void Decoder::write_logits(std::span<const Slice> slices, float* logits, Pool& pool) {
+// Norms the outputs that logits are wanted of; how many they are.
+size_t Decoder::norm_outputs(std::span<const Slice> slices) {
   Buffers& b = *buffers_;
   const size_t size = shape_.hidden;
   size_t row = 0, rows = 0;
@@ -378,11 +389,44 @@ void Decoder::write_logits(std::span<const Slice> slices, float* logits, Pool& p
       }
     }
   }
+  return rows;
+}
+
+// Whether all logits are finite; and where the largest of each row is, if `best` is not null.
+bool Decoder::look_through(const float* logits, size_t rows, size_t* best, Pool& pool) {
+  const size_t vocab = shape_.vocab, pieces = (vocab + kLogitsPerTask - 1) / kLogitsPerTask;
+  std::vector<size_t> largest(best != nullptr ? rows * pieces : 0);
+  std::atomic<bool> finite{true};
+  pool.run(rows * pieces, [&](unsigned, size_t task) {
+    const size_t first = task % pieces * kLogitsPerTask;
+    const float* const row = logits + task / pieces * vocab;
+    const size_t size = std::min(kLogitsPerTask, vocab - first);
+    if (!all_finite(row + first, size))
+      finite.store(false, std::memory_order_relaxed);
+    else if (best != nullptr)
+      largest[task] = first + largest_of(row + first, size);
+  });
+  for (size_t row = 0; best != nullptr && finite && row < rows; ++row, logits += vocab) {
+    best[row] = largest[row * pieces];
+    for (size_t piece = 1; piece < pieces; ++piece)
+      if (const size_t other = largest[row * pieces + piece]; logits[other] > logits[best[row]])
+        best[row] = other;
+  }
+  return finite;
+}
+
+void Decoder::write_logits(std::span<const Slice> slices, float* logits, size_t* best, Pool& pool) {
+  Buffers& b = *buffers_;
+  const size_t rows = norm_outputs(slices);
   if (b.broken == 0 && rows > 0) {
-    b.input.bind(b.normed.data(), size, rows, size);
+    if (logits == nullptr) {
+      b.logits.resize(std::max(b.logits.size(), rows * shape_.vocab));
+      logits = b.logits.data();
+    }
+    b.input.bind(b.normed.data(), shape_.hidden, rows, shape_.hidden);
     const Product product{head_.get(), logits, shape_.vocab};
     multiply({&product, 1}, b.input, pool);
-    if (!all_finite(logits, rows * shape_.vocab)) b.broken = layers_.size() + 1;
+    if (!look_through(logits, rows, best, pool)) b.broken = layers_.size() + 1;
   }
   if (b.broken == 0) return;
   const size_t after = b.broken - 1;

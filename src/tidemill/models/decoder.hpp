@@ -55,9 +55,12 @@ class Decoder {
   // OutOfPool, and then no cache has changed. Calls take turns; a cache that another call holds is
   // refused.
   void step(std::span<const Slice> slices, float* logits, Pool& pool);
+  // As step, but the id of the largest logit of each row (the first of equal ones).
+  void step_greedy(std::span<const Slice> slices, size_t* best, Pool& pool);
 
  private:
   struct Buffers;
+  void run(std::span<const Slice> slices, float* logits, size_t* best, Pool& pool);
   void check(std::span<const Slice> slices) const;
   void embed(std::span<const Slice> slices, Pool& pool);
   void attend(const Layer& layer, size_t index, std::span<const Slice> slices, Pool& pool);
@@ -65,7 +68,9 @@ class Decoder {
   void mix(const Layer& layer, size_t index, std::span<const Slice> slices, Pool& pool);
   void feed_forward(const Layer& layer, size_t index, Pool& pool);
   void add_output(const std::vector<float>& bias, const std::vector<float>& post_norm, Pool& pool);
-  void write_logits(std::span<const Slice> slices, float* logits, Pool& pool);
+  size_t norm_outputs(std::span<const Slice> slices);
+  void write_logits(std::span<const Slice> slices, float* logits, size_t* best, Pool& pool);
+  bool look_through(const float* logits, size_t rows, size_t* best, Pool& pool);
   void norm(const std::vector<float>& weight, size_t index, Pool& pool);
   size_t table_of(const Layer& layer);
 

@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "decoder.hpp"
-#include "elementwise.hpp"
 #include "paged_kv.hpp"
 #include "recording_kv.hpp"
 
@@ -42,13 +41,6 @@ std::vector<Slice> slices_of(const Caches& caches, const Ids& ids, const Counts&
   return slices;
 }
 
-std::unique_ptr<float[]> logits_of(Decoder& decoder, std::span<const Slice> slices, size_t rows,
-                                   Pool& pool) {
-  auto logits = std::make_unique_for_overwrite<float[]>(rows * decoder.shape().vocab);
-  decoder.step(slices, logits.get(), pool);
-  return logits;
-}
-
 size_t rows_of(std::span<const Slice> slices) {
   size_t rows = 0;
   for (const Slice& slice : slices) rows += std::min(slice.wanted, slice.count);
@@ -62,7 +54,8 @@ Floats step(Decoder& decoder, const Caches& caches, const Ids& ids, const Counts
   std::unique_ptr<float[]> logits;
   {
     const nb::gil_scoped_release release;
-    logits = logits_of(decoder, slices, rows, pool);
+    logits = std::make_unique_for_overwrite<float[]>(rows * decoder.shape().vocab);
+    decoder.step(slices, logits.get(), pool);
   }
   nb::capsule owner(logits.get(), [](void* at) noexcept { delete[] static_cast<float*>(at); });
   return Floats(logits.release(), {rows, decoder.shape().vocab}, owner);
@@ -72,10 +65,8 @@ std::vector<size_t> step_greedy(Decoder& decoder, const Caches& caches, const Id
                                 const Counts& counts, const Counts& wanted, Pool& pool) {
   const std::vector<Slice> slices = slices_of(caches, ids, counts, wanted);
   const nb::gil_scoped_release release;
-  const size_t rows = rows_of(slices), vocab = decoder.shape().vocab;
-  const std::unique_ptr<float[]> logits = logits_of(decoder, slices, rows, pool);
-  std::vector<size_t> best;
-  for (size_t row = 0; row < rows; ++row) best.push_back(largest_of(&logits[row * vocab], vocab));
+  std::vector<size_t> best(rows_of(slices));
+  decoder.step_greedy(slices, best.data(), pool);
   return best;
 }
 
@@ -131,6 +122,18 @@ void bind_layer(nb::module_& m) {
 }
 
 // Not while a step holds it: truncating under its feet would free pages in use.
+void map_pages(PagedKV& cache, const std::vector<uint32_t>& table, size_t length) {
+  if (!cache.try_hold())
+    throw InputError("sequence — is in a step of another thread; it is for one thread.");
+  try {
+    cache.map(table, length);
+  } catch (...) {
+    cache.let_go();
+    throw;
+  }
+  cache.let_go();
+}
+
 void truncate(KVCache& cache, size_t length) {
   if (length > cache.length())
     throw InputError("length=" + std::to_string(length) + " — must be at most the " +
@@ -139,6 +142,45 @@ void truncate(KVCache& cache, size_t length) {
     throw InputError("sequence — is in a step of another thread; it is for one thread.");
   cache.truncate(length);
   cache.let_go();
+}
+
+// The pool below the caches, for tests; what an owner holds are the pages that it took.
+class Owner {
+ public:
+  explicit Owner(std::shared_ptr<PagePool> pool) : pool_(std::move(pool)) {}
+  ~Owner() { pool_->give_back(pages_); }
+
+  void take(size_t count) { pool_->take(count, pages_); }
+  void keep(size_t kept) { pool_->give_back(pages_, kept); }
+  std::vector<uint32_t> pages() const { return pages_; }
+  nb::bytes content(size_t index) const {
+    return nb::bytes(pool_->at(pages_.at(index)), pool_->page_bytes());
+  }
+  void fill(uint8_t byte) {
+    for (const uint32_t page : pages_) std::fill_n(pool_->at(page), pool_->page_bytes(), byte);
+  }
+
+ private:
+  std::shared_ptr<PagePool> pool_;
+  std::vector<uint32_t> pages_;
+};
+
+void bind_pages(nb::module_& m) {
+  nb::class_<PagePool>(m, "PagePool", "Pages of one size that owners take and give back.")
+      .def(
+          "__init__",
+          [](PagePool* self, size_t pages, size_t page_bytes, bool zeroed) {
+            new (self) PagePool(pages, page_bytes, zeroed ? Reused::kZeroed : Reused::kAsLeft);
+          },
+          "pages"_a, "page_bytes"_a, "zeroed"_a)
+      .def_prop_ro("free_pages", &PagePool::free_pages);
+  nb::class_<Owner>(m, "PageOwner", "Whoever holds pages of a pool; for tests.")
+      .def(nb::init<std::shared_ptr<PagePool>>(), "pool"_a)
+      .def("take", &Owner::take, "count"_a)
+      .def("keep", &Owner::keep, "kept"_a)
+      .def("fill", &Owner::fill, "byte"_a)
+      .def("content", &Owner::content, "index"_a)
+      .def_prop_ro("pages", &Owner::pages);
 }
 
 void bind_cache(nb::module_& m) {
@@ -154,14 +196,15 @@ void bind_cache(nb::module_& m) {
             new (self) PageArena({layers, kv_heads, head_dim}, pages);
           },
           "layers"_a, "kv_heads"_a, "head_dim"_a, "pages"_a)
-      .def_prop_ro("pages", &PageArena::pages)
-      .def_prop_ro("page_bytes", &PageArena::page_bytes)
-      .def_prop_ro("free_pages", &PageArena::free_pages);
+      .def_prop_ro("pages", [](const PageArena& self) { return self.pool().pages(); })
+      .def_prop_ro("page_bytes", [](const PageArena& self) { return self.pool().page_bytes(); })
+      .def_prop_ro("free_pages", [](const PageArena& self) { return self.pool().free_pages(); });
+  nb::class_<PagedKV, KVCache>(m, "PagedKV", "Pages of an arena.")
+      .def("map", &map_pages, "table"_a, "length"_a,
+           "Use the pages of `table`, which the caller owns; they hold `length` tokens.");
   m.def(
       "paged_kv",
-      [](std::shared_ptr<PageArena> arena) -> std::shared_ptr<KVCache> {
-        return std::make_shared<PagedKV>(std::move(arena));
-      },
+      [](std::shared_ptr<PageArena> arena) { return std::make_shared<PagedKV>(std::move(arena)); },
       "arena"_a, "A new, empty sequence whose pages come from `arena`.");
 }
 
@@ -204,6 +247,7 @@ void bind_decoder(nb::module_& m) {
   });
   bind_shape(m);
   bind_layer(m);
+  bind_pages(m);
   bind_cache(m);
   bind_recording(m);
   nb::class_<Decoder>(m, "Decoder", "A whole decoder; steps of several threads take turns.")

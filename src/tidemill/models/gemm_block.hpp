@@ -1,6 +1,7 @@
 // One block of weights times one block of one token: eight row sums.
 //
-// Block<F> opens a block once for many tokens. Two bodies of one meaning: AVX2 and portable.
+// Block opens a block once for many tokens. Two bodies of one meaning: AVX2 (with or without VNNI)
+// and portable.
 #pragma once
 
 #include <bit>
@@ -70,6 +71,24 @@ inline void load_codes(const uint8_t* in, __m256i (&codes)[kGroups]) {
 }
 
 template <>
+inline void load_codes<2>(const uint8_t* in, __m256i (&codes)[kGroups]) {
+  const __m256i low = _mm256_set1_epi8(3);
+  for (int g = 0; g < 8; ++g)
+    codes[g] =
+        _mm256_and_si256(_mm256_srli_epi16(load_vector(in + g / 4 * kVector), g % 4 * 2), low);
+}
+
+template <>
+inline void load_codes<3>(const uint8_t* in, __m256i (&codes)[kGroups]) {
+  load_codes<2>(in, codes);
+  const __m256i bits = load_vector(in + 2 * kVector), third = _mm256_set1_epi8(4);
+  for (int g = 0; g < 8; ++g) {
+    const __m256i moved = g < 2 ? _mm256_slli_epi16(bits, 2 - g) : _mm256_srli_epi16(bits, g - 2);
+    codes[g] = _mm256_or_si256(codes[g], _mm256_and_si256(moved, third));
+  }
+}
+
+template <>
 inline void load_codes<8>(const uint8_t* in, __m256i (&codes)[kGroups]) {
   for (int g = 0; g < 8; ++g) codes[g] = load_vector(in + g * kVector);
 }
@@ -100,11 +119,31 @@ inline __m256i dot_half(const __m256i (&codes)[kGroups], const int8_t* x, int fr
   return _mm256_madd_epi16(_mm256_add_epi16(a, b), ones);
 }
 
-template <class F>
+// What maddubs, madd and two additions do, in one instruction: the build is for AVX2, so it is
+// asked for by name, and only where the CPU has it.
+inline __m256i add_dots(__m256i sums, __m256i codes, const int8_t* four) {
+  const auto* const inputs = reinterpret_cast<const int32_t*>(four);
+  asm("vpdpbusd %2%{1to8%}, %1, %0" : "+x"(sums) : "x"(codes), "m"(*inputs));
+  return sums;
+}
+
+inline __m256i vnni_half(const __m256i (&codes)[kGroups], const int8_t* x, int from) {
+  __m256i sums = _mm256_setzero_si256();
+  for (int i = from; i < from + 4; ++i) sums = add_dots(sums, codes[i], x + 4 * i);
+  return sums;
+}
+
+template <class F, bool kVnni>
 class Block {
+  // VNNI multiplies unsigned codes: signed ones are moved by 128.
+  static constexpr bool kMoved = kVnni && F::kBits == 8;
+  static constexpr int kOffset = kMoved ? 128 : F::kOffset;
+
  public:
   Block(const uint8_t* header, const uint8_t* block) : packed_(block + F::kScaleBytes) {
     load_codes<F::kBits>(packed_, codes_);
+    if constexpr (kMoved)
+      for (__m256i& code : codes_) code = _mm256_xor_si256(code, _mm256_set1_epi8(-128));
     scale_ = load_halves(F::kIsSuper ? header : block);
     if constexpr (F::kScaling == Scaling::kScaleMin) other_ = load_halves(block + 16);
     if constexpr (F::kScaling == Scaling::kSuperMin) {
@@ -116,22 +155,33 @@ class Block {
       other_ = _mm256_mul_ps(scale_, bytes(block + 8, std::true_type{}));
       scale_ = _mm256_mul_ps(scale_, bytes(block, std::true_type{}));
     }
+    if constexpr (F::kScaling == Scaling::kSuperBoth) {
+      const __m256 min = load_halves(header + 16), sign = _mm256_set1_ps(-0.0f);
+      for (int half = 0; half < 2; ++half)
+        min_[half] = _mm256_xor_ps(_mm256_mul_ps(min, nibbles(block + 8 * half, 4)), sign);
+      other_ = _mm256_mul_ps(scale_, nibbles(block + 8, 0));
+      scale_ = _mm256_mul_ps(scale_, nibbles(block, 0));
+    }
   }
 
   Sums add(Sums sums, const int8_t* x, const BlockInfo& info) const {
     const __m256 dx = _mm256_set1_ps(info.scale);
-    const __m256i first = dot_half<F::kBits>(codes_, x, 0);
-    const __m256i second = dot_half<F::kBits>(codes_, x, 4);
-    if constexpr (F::kScaling == Scaling::kSuperHalf) {
+    const __m256i first = half(x, 0), second = half(x, 4);
+    if constexpr (F::kHasHalves) {
+      const int32_t second_half = info.sum - info.first_half;
       const __m256i a = without_offset(first, info.first_half);
-      const __m256i b = without_offset(second, info.sum - info.first_half);
+      const __m256i b = without_offset(second, second_half);
       sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), _mm256_mul_ps(scale_, dx), sums);
-      return _mm256_fmadd_ps(_mm256_cvtepi32_ps(b), _mm256_mul_ps(other_, dx), sums);
+      sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(b), _mm256_mul_ps(other_, dx), sums);
+      if constexpr (F::kHasMin) {
+        sums = _mm256_fmadd_ps(min_[0], scaled(info.first_half, dx), sums);
+        sums = _mm256_fmadd_ps(min_[1], scaled(second_half, dx), sums);
+      }
+      return sums;
     }
     const __m256i dot = without_offset(_mm256_add_epi32(first, second), info.sum);
     sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(scale_, dx), sums);
-    if constexpr (F::kScaling == Scaling::kScaleMin || F::kScaling == Scaling::kSuperMin)
-      sums = _mm256_fmadd_ps(other_, _mm256_set1_ps(info.scaled_sum), sums);
+    if constexpr (F::kHasMin) sums = _mm256_fmadd_ps(other_, _mm256_set1_ps(info.scaled_sum), sums);
     return sums;
   }
 
@@ -139,7 +189,9 @@ class Block {
   Sums column(size_t column) const {
     const __m256 code =
         _mm256_cvtepi32_ps(_mm256_sub_epi32(code_of(column), _mm256_set1_epi32(F::kOffset)));
-    if constexpr (F::kScaling == Scaling::kScaleMin || F::kScaling == Scaling::kSuperMin)
+    if constexpr (F::kScaling == Scaling::kSuperBoth)
+      return _mm256_fmadd_ps(code, column < 16 ? scale_ : other_, min_[column / 16]);
+    else if constexpr (F::kHasMin)
       return _mm256_fmadd_ps(code, scale_, other_);
     if constexpr (F::kScaling == Scaling::kSuperHalf)
       return _mm256_mul_ps(code, column < 16 ? scale_ : other_);
@@ -156,6 +208,14 @@ class Block {
     if constexpr (F::kBits == 8) {
       const __m256i lanes = load_vector(packed_ + group * kVector);
       return _mm256_srai_epi32(_mm256_sll_epi32(lanes, _mm_cvtsi32_si128(24 - place)), 24);
+    }
+    if constexpr (F::kBits < 4) {
+      __m256i code = shifted(load_vector(packed_ + group / 4 * kVector), place + group % 4 * 2);
+      code = _mm256_and_si256(code, _mm256_set1_epi32(3));
+      if constexpr (F::kBits == 2) return code;
+      const __m256i bit = shifted(load_vector(packed_ + 2 * kVector), place + group);
+      return _mm256_or_si256(code,
+                             _mm256_slli_epi32(_mm256_and_si256(bit, _mm256_set1_epi32(1)), 2));
     }
     __m256i code =
         _mm256_and_si256(shifted(load_vector(packed_ + group % 4 * kVector), place + group / 4 * 4),
@@ -179,16 +239,29 @@ class Block {
     return _mm256_cvtepi32_ps(Signed::value ? _mm256_cvtepi8_epi32(eight)
                                             : _mm256_cvtepu8_epi32(eight));
   }
+  static __m256 nibbles(const uint8_t* at, int place) {
+    const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(at));
+    const __m256i moved = _mm256_srli_epi32(_mm256_cvtepu8_epi32(eight), place);
+    return _mm256_cvtepi32_ps(_mm256_and_si256(moved, _mm256_set1_epi32(15)));
+  }
+  static __m256 scaled(int32_t sum, __m256 dx) {
+    return _mm256_mul_ps(_mm256_set1_ps(static_cast<float>(sum)), dx);
+  }
+  __m256i half(const int8_t* x, int from) const {
+    if constexpr (kVnni) return vnni_half(codes_, x, from);
+    return dot_half<F::kBits>(codes_, x, from);
+  }
   static __m256i without_offset(__m256i dot, int32_t sum) {
-    if constexpr (F::kOffset == 0) return dot;
+    if constexpr (kOffset == 0) return dot;
     // Shifted as a vector: a scalar product would have to cross from the integer registers.
     return _mm256_sub_epi32(
-        dot, _mm256_slli_epi32(_mm256_set1_epi32(sum), std::countr_zero(unsigned{F::kOffset})));
+        dot, _mm256_slli_epi32(_mm256_set1_epi32(sum), std::countr_zero(unsigned{kOffset})));
   }
 
   const uint8_t* packed_;
   __m256i codes_[kGroups];
   __m256 scale_, other_;  // other: the minimum, or the second half's scale
+  __m256 min_[2];         // kSuperBoth
 };
 
 #else
@@ -207,7 +280,7 @@ inline Sums add_product(Sums sums, const Sums& weights, float x) {
   return sums;
 }
 
-template <class F>
+template <class F, bool>
 class Block {
  public:
   Block(const uint8_t* header, const uint8_t* block) { open_block<F>(header, block, open_); }
@@ -219,17 +292,19 @@ class Block {
         dot[g / 4][i / 4] += code(open_.codes[g][i]) * x[4 * g + i % 4];
     for (size_t row = 0; row < kRows; ++row) {
       float& sum = sums.row[row];
-      if constexpr (F::kScaling == Scaling::kSuperHalf) {
-        const int32_t a = dot[0][row] - F::kOffset * info.first_half;
-        const int32_t b = dot[1][row] - F::kOffset * (info.sum - info.first_half);
-        sum = std::fma(static_cast<float>(a), open_.scale[0][row] * info.scale, sum);
-        sum = std::fma(static_cast<float>(b), open_.scale[1][row] * info.scale, sum);
+      if constexpr (F::kHasHalves) {
+        const int32_t halves[2] = {info.first_half, info.sum - info.first_half};
+        for (int half = 0; half < 2; ++half) {
+          const auto own = static_cast<float>(dot[half][row] - F::kOffset * halves[half]);
+          sum = std::fma(own, open_.scale[half][row] * info.scale, sum);
+        }
+        for (int half = 0; half < 2 && F::kHasMin; ++half)
+          sum = std::fma(open_.min[half][row], static_cast<float>(halves[half]) * info.scale, sum);
         continue;
       }
       const int32_t all = dot[0][row] + dot[1][row] - F::kOffset * info.sum;
       sum = std::fma(static_cast<float>(all), open_.scale[0][row] * info.scale, sum);
-      if constexpr (F::kScaling == Scaling::kScaleMin || F::kScaling == Scaling::kSuperMin)
-        sum = std::fma(open_.min[row], info.scaled_sum, sum);
+      if constexpr (F::kHasMin) sum = std::fma(open_.min[0][row], info.scaled_sum, sum);
     }
     return sums;
   }
@@ -241,8 +316,8 @@ class Block {
           static_cast<float>(code(open_.codes[column / 4][row * 4 + column % 4]) - F::kOffset);
       const float scale = open_.scale[column / 16][row];
       weights.row[row] = value * scale;
-      if constexpr (F::kScaling == Scaling::kScaleMin || F::kScaling == Scaling::kSuperMin)
-        weights.row[row] = std::fma(value, scale, open_.min[row]);
+      if constexpr (F::kHasMin)
+        weights.row[row] = std::fma(value, scale, open_.min[column / 16][row]);
     }
     return weights;
   }

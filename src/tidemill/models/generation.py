@@ -29,6 +29,10 @@ class FinishReason(StrEnum):
     """The model ended it, or it came to a stop string."""
     LENGTH = "length"
     """``max_tokens``, or the context, is used up."""
+    ABORT = "abort"
+    """Nobody wanted more of it."""
+    ERROR = "error"
+    """It could not be computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ class Generation:
         self._most = min(room, params.max_tokens or room)
         self._ends = frozenset[int]() if params.ignore_eos else tokenizer.eos_ids
         self._detokenizer = Detokenizer(tokenizer, stop=params.stop, continues=True)
-        self._sampler = None if _is_plain(params) else Sampler(params, prompt_ids)
+        self._sampler = None if params.plain else Sampler(params, prompt_ids)
 
     def __iter__(self) -> Iterator[Piece]:
         token, logprobs = self._first()
@@ -164,15 +168,3 @@ def generate(
         InputError: the prompt is empty, too long, or holds ids outside the vocabulary.
     """
     return Generation(cache or PromptCache(decoder), tokenizer, prompt_ids, params)
-
-
-def _is_plain(params: SamplingParams) -> bool:
-    """Whether each token is just the likeliest one, so that logits need not come to Python."""
-    return (
-        params.greedy
-        and params.repetition_penalty == 1
-        and params.presence_penalty == 0
-        and params.frequency_penalty == 0
-        and not params.logit_bias
-        and params.logprobs is None
-    )

@@ -135,16 +135,14 @@ struct Q6_K {
   }
 };
 
-// Codes of -4..3 in the layout of Q6_K, whose offset is 32: 6.6 bits in memory for 3.4 in the file.
 struct Q3_K {
-  using Packed = U6K;
+  using Packed = U3K;
   static constexpr size_t kColumns = 256, kBytes = 110;
   static void read(const uint8_t* in, size_t sub, Piece& piece) {
     const uint8_t* const low = in + 32 + sub / 4 * 32;
     const unsigned shift = sub % 4 * 2;
     for (size_t i = 0; i < 32; ++i)
-      piece.codes[i] =
-          static_cast<uint8_t>((low[i] >> shift & 3) + (in[i] >> sub & 1) * 4 + 32 - 4);
+      piece.codes[i] = static_cast<uint8_t>((low[i] >> shift & 3) | (in[i] >> sub & 1) << 2);
     for (size_t half = 0; half < 2; ++half) {
       const size_t i = sub * 2 + half;
       const unsigned four = i < 8 ? in[96 + i] & 15 : in[96 + i - 8] >> 4;
@@ -152,6 +150,18 @@ struct Q3_K {
       piece.sub_scale[half] = static_cast<uint8_t>(static_cast<int>(four | two << 4) - 32);
     }
     piece.scale = half_bits(in + 108);
+  }
+};
+
+struct Q2_K {
+  using Packed = U2K;
+  static constexpr size_t kColumns = 256, kBytes = 84;
+  static void read(const uint8_t* in, size_t sub, Piece& piece) {
+    const uint8_t* const codes = in + 16 + sub / 4 * 32;
+    for (size_t i = 0; i < 32; ++i) piece.codes[i] = codes[i] >> (sub % 4 * 2) & 3;
+    std::memcpy(piece.sub_scale, in + sub * 2, 2);
+    piece.scale = half_bits(in + 80);
+    piece.min = half_bits(in + 82);
   }
 };
 

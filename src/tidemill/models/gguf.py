@@ -43,7 +43,7 @@ class GGUFFile:
     path: Path
     metadata: Mapping[str, MetadataValue]
     """Strings, numbers and booleans as Python's own; an array as a read-only numpy array, an array
-    of strings as a tuple."""
+    of strings as a sequence of them."""
     tensors: Mapping[str, TensorInfo]
     """By name, in the order of the file."""
 

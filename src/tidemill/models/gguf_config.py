@@ -10,6 +10,7 @@ from tidemill.models.config import ARCHITECTURES, DecoderConfig
 from tidemill.models.gguf import GGUFFile
 from tidemill.models.gguf_cursor import quoted
 from tidemill.models.rope_scaling import RopeScaling
+from tidemill.models.string_array import StringArray
 
 _GEMMA3_PERIOD = 6  # every sixth layer is full, unless the file says otherwise
 _GEMMA3_27B_LAYERS = 62
@@ -137,7 +138,7 @@ def _embedding(keys: _Keys) -> tuple[int, int]:
             f"{keys.integer('embedding_length')}"
         )
     tokens = keys.file.metadata.get("tokenizer.ggml.tokens", ())
-    if isinstance(tokens, tuple) and len(tokens) > vocab:
+    if isinstance(tokens, StringArray) and len(tokens) > vocab:
         raise keys.corrupt(f"has {len(tokens)} tokens but only {vocab} embeddings")
     return vocab, hidden
 

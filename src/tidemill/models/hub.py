@@ -12,7 +12,10 @@ from tidemill.errors import InputError, MissingCapability
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _HUB_ID = re.compile(rf"(?P<repo>{_NAME}/{_NAME})(?:/(?P<file>[\w./-]+\.gguf))?")
-_WANTED = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*"]
+_WANTED = [
+    *("config.json", "generation_config.json", "chat_template.jinja", "tokenizer*"),
+    *("*.safetensors", "*.safetensors.index.json"),
+]
 _TIMEOUT_S = 10.0
 
 

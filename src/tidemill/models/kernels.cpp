@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "gemm.hpp"
 #include "linear.hpp"
 #include "pool.hpp"
 #include "repack.hpp"
@@ -96,12 +97,17 @@ void bind_linear(nb::module_& m) {
            "The float32 weights of rows first..first + count, as the file defines them.");
   m.def(
       "pack_linear",
-      [](uint32_t type, size_t rows, size_t cols, In<uint8_t> raw, Pool& pool) {
+      [](uint32_t type, size_t rows, size_t cols, In<uint8_t> raw, Pool& pool, bool mapped) {
         const nb::gil_scoped_release release;
-        return pack_linear(static_cast<GGMLType>(type), rows, cols, {raw.data(), raw.size()}, pool);
+        const RawBytes bytes{raw.data(), raw.size(), mapped};
+        return pack_linear(static_cast<GGMLType>(type), rows, cols, bytes, pool);
       },
-      "type"_a, "rows"_a, "cols"_a, "raw"_a, "pool"_a,
-      "A Linear of a GGUF tensor's bytes; ValueError when type or sizes do not fit.");
+      "type"_a, "rows"_a, "cols"_a, "raw"_a, "pool"_a, nb::kw_only(), "mapped"_a = false,
+      "A Linear of a GGUF tensor's bytes; ValueError when type or sizes do not fit. `mapped`: they "
+      "are pages of a file mapped for reading, given back to the system as they are read.");
+  m.def("set_vnni", &set_vnni, "wanted"_a,
+        "Whether products use VNNI where the CPU has it (they do); what held before. Bits are the "
+        "same without: for tests.");
   m.def("multiply_shared", &multiply_shared, "matrices"_a, "x"_a, "pool"_a,
         "x @ W.T of each matrix, x (tokens, cols) quantised once; and whether x was finite.");
 }

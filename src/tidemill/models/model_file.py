@@ -79,8 +79,7 @@ class ModelFile:
             self.metadata = source.metadata
             self._names = dict(GGUF_NAMES)
         else:
-            folder = path if path.is_dir() else path.parent
-            self.config = DecoderConfig.from_hf(read_json(folder / "config.json"))
+            self.config = DecoderConfig.from_hf(read_json(self._folder / "config.json"))
             self.metadata = {}
             self._names = _hf_names(source, self.config)
         self._adds_one = self.config.architecture == "gemma3" and not self.metadata
@@ -103,6 +102,8 @@ class ModelFile:
 
     def has(self, role: str, layer: int | None = None) -> bool:
         """Whether the model has that tensor, which only biases and norms may lack."""
+        if role in GGUF_NAMES and role not in self._names:  # the format has no name for it
+            return False
         return self.file_name(role, layer) in self.source.tensors
 
     def raw(self, role: str, layer: int | None = None) -> NDArray[np.uint8]:
@@ -141,35 +142,53 @@ class ModelFile:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that the file holds.
+        """The tokenizer that the file, or the folder, holds.
 
         Raises:
-            UnsupportedModel: the format has none, or it is of a kind that is not implemented.
+            UnsupportedModel: there is none, or it is of a kind that is not implemented.
+            CorruptFile: it is damaged.
         """
-        metadata = self._gguf_metadata("tokenizer")
+        if not self.metadata:
+            from tidemill.models.folder_tokenizer import FolderTokenizer
+
+            return FolderTokenizer(self._folder, embeddings=self.config.vocab_size)
         from tidemill.models.tokenizer import Tokenizer
 
-        return Tokenizer.from_gguf(metadata)
+        return Tokenizer.from_gguf(self.metadata)
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
-        """How the file says that conversations are written.
+        """How the file, or the folder, says that conversations are written.
 
         Raises:
-            UnsupportedModel: it does not say, or the format cannot.
+            UnsupportedModel: it does not say.
+            CorruptFile: what it says is no template.
         """
-        metadata = self._gguf_metadata("chat template")
+        if not self.metadata:
+            from tidemill.models.folder_tokenizer import folder_chat_template
+
+            return folder_chat_template(self._folder)
         from tidemill.models.chat_template import ChatTemplate
 
-        return ChatTemplate.from_gguf(metadata)
+        return ChatTemplate.from_gguf(self.metadata)
 
-    def _gguf_metadata(self, what: str) -> Mapping[str, MetadataValue]:
-        if not self.metadata:
-            raise UnsupportedModel(
-                f"{self.path} — the {what} of a safetensors model is not read; "
-                "use a GGUF file, or the tokenizer of transformers."
-            )
-        return self.metadata
+    def template(self, source: str) -> ChatTemplate:
+        """A chat template of the user's own, with the special tokens of this model.
+
+        Raises:
+            CorruptFile: it is no template.
+        """
+        from tidemill.models.chat_template import ChatTemplate
+
+        if self.metadata:
+            return ChatTemplate(source, special_tokens=ChatTemplate.special_tokens(self.metadata))
+        from tidemill.models.folder_tokenizer import folder_special_tokens
+
+        return ChatTemplate(source, special_tokens=folder_special_tokens(self._folder))
+
+    @property
+    def _folder(self) -> Path:
+        return self.path if self.path.is_dir() else self.path.parent
 
     @property
     def weight_bytes(self) -> int:

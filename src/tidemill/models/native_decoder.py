@@ -66,6 +66,8 @@ class NativeDecoder:
     config: DecoderConfig
     context: int
     """Tokens that one sequence may have."""
+    kv_tokens: int
+    """Tokens that all sequences together may have."""
 
     def __init__(
         self,
@@ -93,13 +95,14 @@ class NativeDecoder:
                 not fit the model.
         """
         self.config = model.config
-        self.context = _context(model.config, context)
+        self.context = default_context(model.config, context)
         threads = usable_cpus() if threads is None else threads
         if not 1 <= threads <= 256:
             raise ConfigError.of("threads", threads, "from 1 to 256")
         total = DEFAULT_SEQUENCES * self.context if kv_tokens is None else kv_tokens
         if total < self.context:
             raise ConfigError.of("kv_tokens", kv_tokens, f"at least context={self.context}")
+        self.kv_tokens = total
         self._native: Any = kernels("models")
         self._pool = self._native.Pool(threads)
         self._plug = weight_plug(weights) if isinstance(weights, str) else weights
@@ -209,6 +212,7 @@ class NativeDecoder:
         for role in _VECTORS:
             if model.has(role, index):
                 setattr(layer, role, model.weight(role, index))
+        _forget_pages(model.raw("q", index))
         layer.frequencies = self.config.inverse_frequencies(index)
         layer.magnitude = self.config.rope_magnitude(index)
         layer.window = self.config.window(index) or 0
@@ -223,11 +227,12 @@ class NativeDecoder:
             return plugged
         raw = model.raw(role, layer)
         try:
-            packed = self._native.pack_linear(int(info.type), rows, cols, raw, self._pool)
+            packed = self._native.pack_linear(
+                int(info.type), rows, cols, raw, self._pool, mapped=_mapping(raw) is not None
+            )
         except ValueError:  # a type without a kernel of its own
             weights = model.weight(role, layer).reshape(-1).view(np.uint8)
             packed = self._native.pack_linear(int(GGMLType.F32), rows, cols, weights, self._pool)
-        _release(raw)
         return cast("NativeLinear", packed)
 
 
@@ -262,7 +267,12 @@ def _check_plugged(matrix: NativeLinear, shape: tuple[int, int], what: str) -> N
         )
 
 
-def _context(config: DecoderConfig, context: int | None) -> int:
+def default_context(config: DecoderConfig, context: int | None = None) -> int:
+    """Tokens a sequence may have when ``context`` are asked for, or nothing is said.
+
+    Raises:
+        ConfigError: more than the model was made for, or none.
+    """
     if context is None:
         return min(config.context_length, DEFAULT_CONTEXT)
     if not 1 <= context <= config.context_length:
@@ -283,22 +293,21 @@ def _check_ids(ids: Sequence[int], vocab_size: int) -> None:
         )
 
 
-def _release(raw: NDArray[np.uint8]) -> None:
-    """Give back the pages of a mapped file that were read to pack this tensor.
-
-    The packed weights are all that steps read; without this a model would be resident twice.
-    """
+def _mapping(raw: NDArray[np.uint8]) -> mmap.mmap | None:
+    """The mapped file whose bytes these are, if they are such."""
     base: Any = raw
     while isinstance(base, np.ndarray):
-        if base.base is None:
-            return
         base = cast("Any", base).base
-    mapped = base.obj if isinstance(base, memoryview) else base
-    if not isinstance(mapped, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    whole = np.frombuffer(mapped, np.uint8)
-    begin = raw.ctypes.data - whole.ctypes.data
-    first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
-    length = (begin + raw.nbytes - first) // mmap.PAGESIZE * mmap.PAGESIZE
-    if length > 0:
-        mapped.madvise(mmap.MADV_DONTNEED, first, length)
+    base = base.obj if isinstance(base, memoryview) else base
+    return base if isinstance(base, mmap.mmap) else None
+
+
+def _forget_pages(raw: NDArray[np.uint8]) -> None:
+    """Give back what is resident of the mapped file that ``raw`` is of.
+
+    The packed weights are all that steps read; without this a model would be resident twice. The
+    system maps neighbours of what is read, too, so that giving back tensor by tensor leaves much.
+    """
+    mapped = _mapping(raw)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)

@@ -1,12 +1,8 @@
 #include "paged_kv.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <new>
-#include <string>
 
 namespace tidemill::models {
 
@@ -50,55 +46,35 @@ PageArena::PageArena(KVShape shape, size_t pages)
     : shape_(shape),
       padded_((shape.head_dim + 7) / 8 * 8),
       head_halves_((shape.head_dim + padded_) * kPageTokens),
-      page_halves_(head_halves_ * shape.kv_heads * shape.layers),
-      pages_(pages) {
-  constexpr size_t kLargest = size_t{1} << 46;
-  if (page_halves_ == 0 || pages == 0 || pages > UINT32_MAX || pages > kLargest / page_halves_)
-    throw std::invalid_argument("a page arena of these sizes cannot be");
-  void* const memory = mmap(nullptr, pages * page_bytes(), PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) throw std::bad_alloc();
-  memory_ = static_cast<uint16_t*>(memory);
-}
-
-PageArena::~PageArena() { munmap(memory_, pages_ * page_bytes()); }
-
-size_t PageArena::free_pages() const {
-  const std::lock_guard lock(guard_);
-  return free_.size() + pages_ - fresh_;
-}
-
-void PageArena::take(size_t count, std::vector<uint32_t>& pages) {
-  const std::lock_guard lock(guard_);
-  const size_t there = free_.size() + pages_ - fresh_;
-  if (count > there)
-    throw OutOfPool("kv cache — " + std::to_string(count) + " more pages of 32 tokens asked, " +
-                    std::to_string(there) + " of " + std::to_string(pages_) +
-                    " are free; end a sequence, or open the model with a larger context.");
-  pages.reserve(pages.size() + count);
-  for (; count > 0; --count) {
-    if (free_.empty()) {
-      pages.push_back(static_cast<uint32_t>(fresh_++));
-      continue;
-    }
-    pages.push_back(free_.back());
-    std::memset(keys(free_.back(), 0, 0), 0, page_bytes());
-    free_.pop_back();
-  }
-}
-
-void PageArena::give_back(uint32_t page) {
-  const std::lock_guard lock(guard_);
-  free_.push_back(page);
-}
-
-PagedKV::~PagedKV() {
-  for (const uint32_t page : table_) arena_->give_back(page);
-}
+      pool_(pages, head_halves_ * shape.kv_heads * shape.layers * sizeof(uint16_t),
+            Reused::kZeroed) {}
 
 void PagedKV::reserve(size_t tokens) {
   const size_t wanted = (length_ + tokens + kPageTokens - 1) / kPageTokens;
-  if (wanted > table_.size()) arena_->take(wanted - table_.size(), table_);
+  if (wanted <= table_.size()) return;
+  if (mapped_)
+    throw OutOfPool("kv cache — " + std::to_string(length_ + tokens) + " tokens need " +
+                    std::to_string(wanted) + " pages, the block table has " +
+                    std::to_string(table_.size()) + "; map a longer one.");
+  arena_->pool().take(wanted - table_.size(), table_);
+}
+
+void PagedKV::map(const std::vector<uint32_t>& table, size_t length) {
+  const size_t used = (length + kPageTokens - 1) / kPageTokens, pages = arena_->pool().pages();
+  if (used > table.size())
+    throw InputError("block table — " + std::to_string(table.size()) + " pages cannot hold " +
+                     std::to_string(length) + " tokens.");
+  for (const uint32_t page : table)
+    if (page >= pages)
+      throw InputError("block table — names page " + std::to_string(page) + " of " +
+                       std::to_string(pages) + ".");
+  if (!mapped_) arena_->pool().give_back(table_);
+  for (size_t i = used; i < table.size(); ++i)
+    if (!mapped_ || i >= table_.size() || table_[i] != table[i])
+      std::memset(arena_->pool().at(table[i]), 0, arena_->pool().page_bytes());
+  table_ = table;
+  length_ = length;
+  mapped_ = true;
 }
 
 void PagedKV::append(size_t layer, size_t tokens, const float* k, size_t ldk, const float* v,
@@ -126,13 +102,15 @@ void PagedKV::append(size_t layer, size_t tokens, const float* k, size_t ldk, co
 void PagedKV::truncate(size_t length) {
   length_ = std::min(length, length_);
   const size_t kept = (length_ + kPageTokens - 1) / kPageTokens;
-  for (; table_.size() > kept; table_.pop_back()) arena_->give_back(table_.back());
+  if (!mapped_) arena_->pool().give_back(table_, kept);
+  for (size_t i = kept; i < table_.size(); ++i)
+    std::memset(arena_->pool().at(table_[i]), 0, arena_->pool().page_bytes());
   const size_t used = length_ % kPageTokens;
   if (used == 0) return;
   const KVShape shape = arena_->shape();
   for (size_t layer = 0; layer < shape.layers; ++layer)
     for (size_t head = 0; head < shape.kv_heads; ++head)
-      std::memset(arena_->values(table_.back(), layer, head) + used * arena_->padded(), 0,
+      std::memset(arena_->values(table_[kept - 1], layer, head) + used * arena_->padded(), 0,
                   (kPageTokens - used) * arena_->padded() * sizeof(uint16_t));
 }
 

@@ -4,35 +4,28 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "attention.hpp"
 #include "kv.hpp"
+#include "page_pool.hpp"
 
 namespace tidemill::models {
 
-// Memory is reserved at once and taken from the system when a page is first used.
+// How a page holds the keys and values of all layers and heads.
 class PageArena {
  public:
   // Throws std::invalid_argument for sizes that cannot be, std::bad_alloc.
   PageArena(KVShape shape, size_t pages);
-  ~PageArena();
-  PageArena(const PageArena&) = delete;
-  PageArena& operator=(const PageArena&) = delete;
 
   KVShape shape() const { return shape_; }
   size_t padded() const { return padded_; }
-  size_t pages() const { return pages_; }
-  size_t page_bytes() const { return page_halves_ * sizeof(uint16_t); }
-  size_t free_pages() const;
-
-  // All or none: throws OutOfPool. New pages hold zeros.
-  void take(size_t count, std::vector<uint32_t>& pages);
-  void give_back(uint32_t page);
+  PagePool& pool() { return pool_; }
+  const PagePool& pool() const { return pool_; }
 
   uint16_t* keys(uint32_t page, size_t layer, size_t head) const {
-    return memory_ + page * page_halves_ + (layer * shape_.kv_heads + head) * head_halves_;
+    return reinterpret_cast<uint16_t*>(pool_.at(page)) +
+           (layer * shape_.kv_heads + head) * head_halves_;
   }
   uint16_t* values(uint32_t page, size_t layer, size_t head) const {
     return keys(page, layer, head) + shape_.head_dim * kPageTokens;
@@ -40,22 +33,26 @@ class PageArena {
 
  private:
   KVShape shape_;
-  size_t padded_, head_halves_, page_halves_, pages_;
-  uint16_t* memory_ = nullptr;
-  size_t fresh_ = 0;  // pages from here on were never used
-  mutable std::mutex guard_;
-  std::vector<uint32_t> free_;
+  size_t padded_, head_halves_;
+  PagePool pool_;
 };
 
 class PagedKV final : public KVCache {
  public:
   explicit PagedKV(std::shared_ptr<PageArena> arena) : arena_(std::move(arena)) {}
-  ~PagedKV() override;
+  ~PagedKV() override {
+    if (!mapped_) arena_->pool().give_back(table_);
+  }
+
+  // From now on its pages are somebody else's, who says which: `length` tokens are in `table`, and
+  // what is appended goes behind them. Pages that it did not have before and that hold none of
+  // these tokens are wiped. Throws InputError and changes nothing if that cannot be.
+  void map(const std::vector<uint32_t>& table, size_t length);
 
   KVShape shape() const override { return arena_->shape(); }
   size_t length() const override { return length_; }
-  size_t bytes() const override { return table_.size() * arena_->page_bytes(); }
-  size_t capacity() const override { return arena_->pages() * kPageTokens; }
+  size_t bytes() const override { return table_.size() * arena_->pool().page_bytes(); }
+  size_t capacity() const override { return arena_->pool().pages() * kPageTokens; }
   void reserve(size_t tokens) override;
   void append(size_t layer, size_t tokens, const float* k, size_t ldk, const float* v,
               size_t ldv) override;
@@ -75,6 +72,7 @@ class PagedKV final : public KVCache {
   std::shared_ptr<PageArena> arena_;
   std::vector<uint32_t> table_;
   size_t length_ = 0;
+  bool mapped_ = false;  // others own the pages
 };
 
 }  // namespace tidemill::models

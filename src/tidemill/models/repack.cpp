@@ -7,7 +7,6 @@
 #include "gemm.hpp"
 #include "ggml_blocks.hpp"
 #include "layout.hpp"
-#include "storage.hpp"
 
 namespace tidemill::models {
 
@@ -50,12 +49,15 @@ class PackedLinear final : public Linear {
   }
 
   template <class Source>
-  void fill(const uint8_t* raw, Pool& pool) {
+  void fill(const RawBytes& raw, Pool& pool) {
     const size_t row_bytes = cols_ / Source::kColumns * Source::kBytes;
     pool.run(tasks(), [&](unsigned, size_t task) {
-      const size_t begin = task * groups_per_task_, end = begin + groups_per_task_;
-      for (size_t group = begin; group < std::min(end, groups_); ++group)
-        fill_group<Source>(raw, row_bytes, group);
+      const size_t begin = task * groups_per_task_;
+      const size_t end = std::min(begin + groups_per_task_, groups_);
+      for (size_t group = begin; group < end; ++group)
+        fill_group<Source>(raw.data, row_bytes, group);
+      const size_t first = begin * kRows, last = std::min(end * kRows, rows_);
+      forget(raw, first * row_bytes, (last - first) * row_bytes);
     });
   }
 
@@ -85,8 +87,7 @@ class PackedLinear final : public Linear {
       const int code = open.code(row, column);
       const int value = F::kBits == 8 ? static_cast<int8_t>(code) : code - F::kOffset;
       out[column] = open.scale[column / 16][row] * static_cast<float>(value);
-      if constexpr (F::kScaling == Scaling::kScaleMin || F::kScaling == Scaling::kSuperMin)
-        out[column] += open.min[row];
+      if constexpr (F::kHasMin) out[column] += open.min[column / 16][row];
     }
   }
 
@@ -99,21 +100,21 @@ void require(bool holds, const std::string& what) {
 }
 
 template <class Source>
-std::shared_ptr<Linear> pack(size_t rows, size_t cols, std::span<const uint8_t> raw, Pool& pool) {
+std::shared_ptr<Linear> pack(size_t rows, size_t cols, const RawBytes& raw, Pool& pool) {
   require(cols % Source::kColumns == 0, "cols=" + std::to_string(cols) + " must be a multiple of " +
                                             std::to_string(Source::kColumns) + " for this type");
   const size_t wanted = rows * (cols / Source::kColumns) * Source::kBytes;
-  require(raw.size() == wanted, "raw holds " + std::to_string(raw.size()) + " bytes, the matrix " +
-                                    std::to_string(wanted));
+  require(raw.size == wanted,
+          "raw holds " + std::to_string(raw.size) + " bytes, the matrix " + std::to_string(wanted));
   auto matrix = std::make_shared<PackedLinear<typename Source::Packed>>(rows, cols);
-  matrix->template fill<Source>(raw.data(), pool);
+  matrix->template fill<Source>(raw, pool);
   return matrix;
 }
 
 }  // namespace
 
-std::shared_ptr<Linear> pack_linear(GGMLType type, size_t rows, size_t cols,
-                                    std::span<const uint8_t> raw, Pool& pool) {
+std::shared_ptr<Linear> pack_linear(GGMLType type, size_t rows, size_t cols, const RawBytes& raw,
+                                    Pool& pool) {
   constexpr size_t kLargest = size_t{1} << 31;
   require(rows > 0 && cols > 0 && rows < kLargest && cols < kLargest,
           "rows and cols must be in 1..2^31 - 1");
@@ -136,6 +137,8 @@ std::shared_ptr<Linear> pack_linear(GGMLType type, size_t rows, size_t cols,
       return pack<Q6_K>(rows, cols, raw, pool);
     case GGMLType::kQ3_K:
       return pack<Q3_K>(rows, cols, raw, pool);
+    case GGMLType::kQ2_K:
+      return pack<Q2_K>(rows, cols, raw, pool);
     case GGMLType::kF32:
     case GGMLType::kF16:
     case GGMLType::kBF16:

@@ -9,7 +9,6 @@
 
 #include "layout.hpp"
 #include "repack.hpp"
-#include "storage.hpp"
 
 #ifdef __AVX2__
 #include <immintrin.h>
@@ -87,12 +86,15 @@ class FloatLinear final : public Linear {
         *out++ = T::open(group_at(row / kRows)[column * kRows + row % kRows]);
   }
 
-  void fill(const uint8_t* raw, Pool& pool) {
+  void fill(const RawBytes& raw, Pool& pool) {
+    const size_t row_bytes = cols_ * sizeof(Stored);
     pool.run(groups_, [&](unsigned, size_t group) {
-      for (size_t row = group * kRows; row < std::min(rows_, (group + 1) * kRows); ++row)
+      const size_t first = group * kRows, last = std::min(rows_, first + kRows);
+      for (size_t row = first; row < last; ++row)
         for (size_t column = 0; column < cols_; ++column)
           std::memcpy(group_at(group) + column * kRows + row % kRows,
-                      raw + (row * cols_ + column) * sizeof(Stored), sizeof(Stored));
+                      raw.data + row * row_bytes + column * sizeof(Stored), sizeof(Stored));
+      forget(raw, first * row_bytes, (last - first) * row_bytes);
     });
   }
 
@@ -134,20 +136,20 @@ class FloatLinear final : public Linear {
 };
 
 template <class T>
-std::shared_ptr<Linear> pack(size_t rows, size_t cols, std::span<const uint8_t> raw, Pool& pool) {
+std::shared_ptr<Linear> pack(size_t rows, size_t cols, const RawBytes& raw, Pool& pool) {
   const size_t wanted = rows * cols * sizeof(typename T::Stored);
-  if (raw.size() != wanted)
-    throw std::invalid_argument("raw holds " + std::to_string(raw.size()) + " bytes, the matrix " +
+  if (raw.size != wanted)
+    throw std::invalid_argument("raw holds " + std::to_string(raw.size) + " bytes, the matrix " +
                                 std::to_string(wanted));
   auto matrix = std::make_shared<FloatLinear<T>>(rows, cols);
-  matrix->fill(raw.data(), pool);
+  matrix->fill(raw, pool);
   return matrix;
 }
 
 }  // namespace
 
-std::shared_ptr<Linear> pack_floats(GGMLType type, size_t rows, size_t cols,
-                                    std::span<const uint8_t> raw, Pool& pool) {
+std::shared_ptr<Linear> pack_floats(GGMLType type, size_t rows, size_t cols, const RawBytes& raw,
+                                    Pool& pool) {
   if (type == GGMLType::kF32) return pack<F32>(rows, cols, raw, pool);
   if (type == GGMLType::kF16) return pack<F16>(rows, cols, raw, pool);
   if (type == GGMLType::kBF16) return pack<BF16>(rows, cols, raw, pool);

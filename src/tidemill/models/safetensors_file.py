@@ -100,14 +100,24 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: it cannot be read.
         CorruptFile: it is not a JSON object, or is absurdly large.
     """
+    return _object(read_bytes(path, MAX_JSON_BYTES), path)
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """What is in a small file.
+
+    Raises:
+        InputError: it cannot be read.
+        CorruptFile: it is larger than ``most`` bytes.
+    """
     try:
         with path.open("rb") as file:
-            text = file.read(MAX_JSON_BYTES + 1)
+            text = file.read(most + 1)
     except OSError as error:
         raise InputError(f"{path} — cannot be read: {error}.") from error
-    if len(text) > MAX_JSON_BYTES:
-        raise CorruptFile(f"{path} — has more than {MAX_JSON_BYTES} bytes; copy the model again.")
-    return _object(text, path)
+    if len(text) > most:
+        raise CorruptFile(f"{path} — has more than {most} bytes; copy the model again.")
+    return text
 
 
 def _object(text: bytes, path: Path) -> dict[str, Any]:

@@ -83,6 +83,18 @@ class SamplingParams:
         """Whether nothing is drawn by chance."""
         return self.temperature == 0
 
+    @property
+    def plain(self) -> bool:
+        """Whether each token is just the likeliest one, so that logits need not come to Python."""
+        return (
+            self.greedy
+            and self.repetition_penalty == 1
+            and self.presence_penalty == 0
+            and self.frequency_penalty == 0
+            and not self.logit_bias
+            and self.logprobs is None
+        )
+
     def _check_number(
         self, name: str, low: float, high: float, *, open_low: bool = False, also: str = ""
     ) -> None:

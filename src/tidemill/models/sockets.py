@@ -8,8 +8,9 @@ from ``Linear`` (linear.hpp) and ``KVCache`` (kv.hpp).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from tidemill.errors import ConfigError, MissingCapability
 
@@ -55,6 +56,19 @@ class NativeKVCache(Protocol):
 
     def truncate(self, length: int) -> None:
         """Forget the tokens from ``length`` on."""
+        ...
+
+
+@runtime_checkable
+class MappedKVCache(NativeKVCache, Protocol):
+    """One whose pages somebody else gives out, so that sequences may share a beginning."""
+
+    def map(self, table: Sequence[int], length: int) -> None:
+        """Use the pages of ``table``, which hold ``length`` tokens; what is new goes behind them.
+
+        Raises:
+            InputError: the table is too short, or names a page that is not there.
+        """
         ...
 
 

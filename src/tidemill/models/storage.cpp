@@ -6,6 +6,7 @@
 
 #ifdef __linux__
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace tidemill::models {
@@ -13,7 +14,7 @@ namespace tidemill::models {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kRegion = size_t{16} << 20;
+constexpr size_t kRegion = size_t{64} << 20;  // what is not used of it is never touched
 constexpr size_t kLine = 64;
 constexpr size_t kSlack = 4096;  // kernels prefetch past the end; no harm, but the page exists
 
@@ -30,7 +31,16 @@ std::shared_ptr<uint8_t> map_region(size_t bytes) {
   madvise(start, bytes, MADV_HUGEPAGE);  // advice: without it the kernels are a little slower
   return {start, [base, mapped](uint8_t*) { munmap(base, mapped); }};
 }
+
+void forget_pages(const uint8_t* data, size_t bytes) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t begin = round_up(reinterpret_cast<size_t>(data), page);
+  const size_t end = (reinterpret_cast<size_t>(data) + bytes) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
 #else
+void forget_pages(const uint8_t*, size_t) {}
+
 std::shared_ptr<uint8_t> map_region(size_t bytes) {
   constexpr std::align_val_t align{kLine};
   auto* const start = static_cast<uint8_t*>(::operator new(bytes, align));
@@ -58,6 +68,10 @@ std::shared_ptr<uint8_t> allocate_weights(size_t bytes) {
   std::shared_ptr<uint8_t> piece(region, region.get() + used);
   used += wanted;
   return piece;
+}
+
+void forget(const RawBytes& raw, size_t first, size_t count) {
+  if (raw.is_mapped) forget_pages(raw.data + first, count);
 }
 
 }  // namespace tidemill::models

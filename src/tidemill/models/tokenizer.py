@@ -42,10 +42,15 @@ class _Merger(Protocol):
     def encode(self, text: bytes, ends: NDArray[np.int64]) -> list[int]: ...
 
 
-class _Kernels(Protocol):
+class TokenKernels(Protocol):
+    """What the native room does for tokenizers."""
+
     def TokenTable(
         self, bytes: bytes, ends: NDArray[np.uint64], findable: NDArray[np.uint8]
-    ) -> _Table: ...
+    ) -> _Table:
+        """What tokens spell."""
+        ...
+
     def RankMerger(
         self,
         table: _Table,
@@ -55,10 +60,15 @@ class _Kernels(Protocol):
         right: NDArray[np.int32],
         merged: NDArray[np.int32],
         whole_pieces: bool,
-    ) -> _Merger: ...
+    ) -> _Merger:
+        """Byte pairs in the order of a list."""
+        ...
+
     def ScoreMerger(
         self, table: _Table, byte_ids: NDArray[np.int32], scores: NDArray[np.float32]
-    ) -> _Merger: ...
+    ) -> _Merger:
+        """SentencePiece's merging."""
+        ...
 
 
 class Tokenizer:
@@ -75,12 +85,9 @@ class Tokenizer:
     add_eos: bool
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        kernels = cast("_Kernels", native.kernels("models"))
+        kernels = cast("TokenKernels", native.kernels("models"))
         byte_level = vocabulary.kind == "gpt2"
-        spellings = vocabulary.spellings()
-        ends = np.cumsum([len(spelling) for spelling in spellings], dtype=np.uint64)
-        findable = vocabulary.findable()
-        self._table = kernels.TokenTable(b"".join(spellings), ends, findable)
+        self._table = kernels.TokenTable(*vocabulary.spellings(), vocabulary.findable())
         byte_ids = vocabulary.byte_ids()
         self._cut: PreTokenizer | None = None
         self._merger: _Merger
@@ -131,7 +138,7 @@ class Tokenizer:
         Raises:
             InputError: the text holds a lone surrogate, or is longer than 1 GiB.
         """
-        _check_text(text)
+        check_text(text)
         ids: list[int] = []
         if add_special and self.add_bos and self.bos_id is not None:
             ids.append(self.bos_id)
@@ -204,7 +211,8 @@ class Tokenizer:
         )
 
 
-def _check_text(text: str) -> None:
+def check_text(text: str) -> None:
+    """Refuse what has no bytes in UTF-8, or too many."""
     if len(text) > MAX_TEXT_BYTES // 4 and len(text.encode("utf-8", "replace")) > MAX_TEXT_BYTES:
         raise InputError(f"text of {len(text)} characters — at most 1 GiB at once; encode parts.")
     try:

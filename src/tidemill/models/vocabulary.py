@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.errors import CorruptFile, UnsupportedModel
+from tidemill.models.string_array import StringArray
 
 MAX_TOKENS = 1 << 22
 MAX_MERGES = (1 << 24) - 1
@@ -87,12 +88,14 @@ class Vocabulary:
             types = _numbers(metadata, "token_type", len(texts)).astype(np.int32)
         return cls(str(kind), texts, types, metadata)
 
-    def spellings(self) -> list[bytes]:
-        """The bytes that each token stands for in text."""
+    def spellings(self) -> tuple[bytes, NDArray[np.uint64]]:
+        """The bytes that the tokens stand for in text, one after the other, and where each ends."""
         spell = _spell_byte_level if self.kind == "gpt2" else _spell_sentencepiece
-        return [
-            spell(text, kind) for text, kind in zip(self.texts, self.types.tolist(), strict=True)
-        ]
+        spelled, ends = bytearray(), np.empty(len(self.texts), np.uint64)
+        for token_id, (text, kind) in enumerate(zip(self.texts, self.types.tolist(), strict=True)):
+            spelled += spell(text, kind)
+            ends[token_id] = len(spelled)
+        return bytes(spelled), ends
 
     def findable(self) -> NDArray[np.uint8]:
         """1 for the tokens that merging may make; never those that are markup or a lone byte."""
@@ -161,11 +164,14 @@ class Vocabulary:
         byte is lost, as in llama.cpp and ``tokenizers`` (SmolLM2 cannot write some of ASCII's
         control characters).
         """
-        ids = {text: token_id for token_id, text in enumerate(self.texts)}
-        if self.kind == "gpt2":
-            return np.array([ids.get(BYTE_ALPHABET[byte], -1) for byte in range(256)], np.int32)
+        byte_level = self.kind == "gpt2"
+        names = [BYTE_ALPHABET[byte] if byte_level else f"<0x{byte:02X}>" for byte in range(256)]
+        wanted = frozenset(names)
+        ids = {text: token_id for token_id, text in enumerate(self.texts) if text in wanted}
+        if byte_level:
+            return np.array([ids.get(name, -1) for name in names], np.int32)
         unknown = self.token_id("unknown_token_id")
-        found = [ids.get(f"<0x{byte:02X}>", unknown) for byte in range(256)]
+        found = [ids.get(name, unknown) for name in names]
         if None in found:
             raise _corrupt(
                 "tokens",
@@ -206,6 +212,8 @@ def _utf8(text: str) -> bytes:
 
 def _strings(metadata: Mapping[str, object], name: str) -> Sequence[str]:
     value = metadata.get(_PREFIX + name)
+    if isinstance(value, StringArray):
+        return value
     if not isinstance(value, list | tuple):
         raise _corrupt(name, "is missing" if value is None else "is no list", "a list of texts")
     texts = cast("Sequence[object]", value)

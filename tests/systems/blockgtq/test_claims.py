@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from tests.systems.blockgtq.tiny_models import ByteTokenizer, llama
 
 from tidemill.bench import Budget, Context, Measurement, Progress
@@ -20,16 +21,18 @@ from tidemill.systems.blockgtq import (
     speed,
     workloads,
 )
-from tidemill.systems.blockgtq.workloads import needles, text
+from tidemill.systems.blockgtq.scoring.token_scores import Reference
+from tidemill.systems.blockgtq.workloads import haystack, text
 
 CONTEXT = Context(BlockGTQConfig(), Budget.QUICK, Progress())
-QUALITY = quality.Scale("tiny", 300, 2, 64, 2, 400)
-RACE = speed.Scale((512, 1024), 2, (3, 1), 5, 4096, 2)
+QUALITY = quality.Scale("tiny", 300, 2, 64, (300, 300))
+RACE = speed.Scale((512, 1024), 1024, 2, (3, 1), 5, 4096, 2)
 DECODING = decoding.Scale("smollm2-135m", 64, 2, 5, 64, 1024)
 SCALES: dict[str, Any] = {
     "logits": accuracy.Scale(("tiny",), 300, 100),
     "perplexity": QUALITY,
     "retrieval": QUALITY,
+    "second": QUALITY,
     "attention": RACE,
     "compression": DECODING,
     "decoding": DECODING,
@@ -59,7 +62,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Measurement]:
 
 
 def test_every_claim_is_answered_in_plain_json(found: dict[str, Measurement]) -> None:
-    assert set(found) == {claim.id for claim in SYSTEM.claims}
+    assert set(found) == {claim.id for claim in SYSTEM.claims} - {"decode-llama"}
     for measurement in found.values():
         dumps(measurement.detail)
 
@@ -75,10 +78,46 @@ def test_what_is_packed_is_small_in_count_and_in_memory(found: dict[str, Measure
     assert free["packed"]["norm"] == pytest.approx(free["dense"]["norm"], rel=0.5)
 
 
-def test_needles_hold_their_answer_once() -> None:
-    for needle in needles(6, letters=800, seed=3):
-        assert needle.prompt.count(needle.answer) == 1
-        assert needle.prompt.count("The secret number of") == needle.keys + 1
+@pytest.mark.parametrize("alike", [False, True])
+def test_a_haystack_holds_each_answer_once_and_is_of_the_length_asked(alike: bool) -> None:
+    tokenizer = ByteTokenizer()
+    for seed in range(5):
+        hay = haystack(tokenizer, 800, alike=alike, seed=seed)
+        facts = 0
+        for question, answer in hay.questions:
+            fact = question.rpartition("Answer: ")[2]
+            assert hay.text.count(f"{fact} {answer}.") == 1
+            assert hay.text.count(answer) == 1
+            facts += len(f" {fact} {answer}.")
+        kinds = {
+            question.rpartition("Answer: ")[2].split(" of ")[0] for question, _ in hay.questions
+        }
+        assert len(kinds) == (1 if alike else 4)
+        assert 700 < len(hay.text) - facts <= 800
+
+
+def test_a_comparison_in_pieces_is_that_of_whole_logits() -> None:
+    model, draw = llama(), torch.Generator().manual_seed(1)
+    row = torch.randint(0, 200, (1, 300), generator=draw)
+    with torch.inference_mode():
+        reference = Reference(model, row)
+        other = reference.hidden + 0.3 * torch.randn(reference.hidden.shape, generator=draw)
+        found, same = reference.compare(other), reference.compare(reference.hidden)
+        logs = [model.lm_head(x[:-1]).log_softmax(-1) for x in (reference.hidden, other)]
+    divergence = (logs[0].exp() * (logs[0] - logs[1])).sum(-1)
+    loss = -logs[1].gather(1, row[0, 1:, None])[:, 0]
+    assert found.divergence == pytest.approx(divergence.tolist(), abs=1e-5)
+    assert found.loss == pytest.approx(loss.tolist(), abs=1e-5)
+    assert found.agrees == (logs[0].argmax(-1) == logs[1].argmax(-1)).tolist()
+    assert max(same.divergence) < 1e-5
+
+
+def test_llama_decodes_with_its_rounded_caches(found: dict[str, Measurement]) -> None:
+    pytest.importorskip("llama_cpp")
+    assert found["decode"].value > 0
+    (measured,) = decoding.against_llama(CONTEXT, DECODING)
+    assert measured.claim == "decode-llama"
+    assert measured.value > 0
 
 
 def test_calibration_and_test_text_are_different() -> None:

@@ -53,7 +53,7 @@ def test_a_plan_shows_widths_and_bits(calibrated: Path) -> None:
 def test_an_evaluation_lists_every_way_to_cache() -> None:
     args = ["eval", "tiny", "--windows", "1", "--tokens", "64", "--json"]
     scores = json.loads(RUNNER.invoke(app, args, catch_exceptions=False).stdout)
-    assert scores["dense"]["kl"] == 0
+    assert scores["dense"]["kl"] < 1e-5  # rounding
     assert {"uniform K2V2", "paper K3V3", "compact+peel K3V3", "q4_0"} <= set(scores)
     table = RUNNER.invoke(app, args[:-1], catch_exceptions=False).stdout.splitlines()
     assert len(table) == 1 + len(scores)

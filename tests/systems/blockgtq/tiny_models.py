@@ -20,6 +20,9 @@ class ByteTokenizer:
         ids = list(text.encode())
         return {"input_ids": torch.tensor([ids]) if return_tensors else ids}
 
+    def decode(self, ids: list[int]) -> str:
+        return bytes(ids).decode(errors="replace")
+
 
 def llama(seed: int = 0) -> Any:
     import torch

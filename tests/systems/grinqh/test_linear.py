@@ -77,7 +77,7 @@ def test_more_bits_err_less(model, quantised) -> None:
 
 
 def test_a_trace_counts_channels_and_bytes(model, quantised) -> None:
-    from tidemill.systems.grinqh.reading import trace
+    from tidemill.systems.grinqh.reading import outlier_bytes, trace
 
     layer, x = model[1], torch.randn(1, 128)
     quantised.set_bits(decode=2.5)
@@ -89,8 +89,8 @@ def test_a_trace_counts_channels_and_bytes(model, quantised) -> None:
     assert seen.channels.tolist() == np.bincount(levels, minlength=7).tolist()
     # 300 outputs are three halves of 128; the last one's fourth bits lie beside its third bits
     column = np.array([0, 0, 96, 160, 192, 0, 288])
-    outliers = np.diff(layer.matrix.outlier_start.astype(int))
-    expected = column[levels].sum() + 4 * outliers[levels > 0].sum() + 4 * (300 + 3 * 128)
+    outliers = outlier_bytes(layer.matrix)
+    expected = column[levels].sum() + outliers + 4 * (300 + 2 * 128)
     assert seen.bytes == [expected]
     assert found.bytes_moved == expected
 

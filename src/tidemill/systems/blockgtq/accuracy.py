@@ -22,6 +22,7 @@ from tidemill.systems.blockgtq import kernels, workloads
 from tidemill.systems.blockgtq.calibration import Calibration
 from tidemill.systems.blockgtq.config import Mode
 from tidemill.systems.blockgtq.plan import HeadPlan
+from tidemill.systems.blockgtq.scoring.token_scores import Interval
 from tidemill.systems.blockgtq.workloads import Captured
 
 F32 = NDArray[np.float32]
@@ -29,7 +30,6 @@ F64 = NDArray[np.float64]
 OFFSETS = 50
 REACH = 1024
 BITS = (2, 3)
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +147,7 @@ def _cuts(
 def _mean_cut(claim: str, by_model: dict[str, list[float]]) -> Measurement:
     """The model that gains least."""
     name = min(by_model, key=lambda name: float(np.mean(by_model[name])))
-    values = np.array(by_model[name])
-    draws = np.random.default_rng(0).choice(values, (_RESAMPLES, len(values))).mean(axis=1)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    mean = float(values.mean())
+    found = Interval.of_mean(np.array(by_model[name]))
     detail: dict[str, Json] = {
         each: {
             "mean": float(np.mean(cuts)),
@@ -160,12 +157,8 @@ def _mean_cut(claim: str, by_model: dict[str, list[float]]) -> Measurement:
         }
         for each, cuts in by_model.items()
     }
-    return Measurement(
-        claim=claim,
-        value=mean,
-        low=min(float(low), mean),
-        high=max(float(high), mean),
-        repeats=len(values),
+    return found.measurement(
+        claim,
         subject=f"Block-GTQ on {name}, the least of {len(by_model)} models",
         baseline="uniform TQ-MSE",
         detail=detail,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -43,7 +43,10 @@ def calibrate(
     loaded, tokenizer = workloads.load_model(model)
     made = run(loaded, tokenizer, words, n_tokens=tokens)
     made.save(out)
-    _tell(_facts(made) | {"file": str(out), "bytes": out.stat().st_size}, as_json)
+    heads, size = len(made.layers[0].key_mean), out.stat().st_size
+    facts: dict[str, Json] = {"layers": len(made.layers), "kv_heads": heads}
+    facts |= {"tokens": made.n_tokens, "fingerprint": made.fingerprint[:16]}
+    _tell(facts | {"file": str(out), "bytes": size}, as_json)
 
 
 @app.command()
@@ -87,13 +90,13 @@ def evaluate(
     """Perplexity and KL divergence of every way to cache, on WikiText-2 test."""
     from tidemill.systems.blockgtq.quality import Scale, perplexity
 
-    scale = Scale(model, 1024, windows, tokens, 1, 1000)
+    scale = Scale(model, 1024, windows, tokens, ())
     found = next(iter(perplexity(_context(2), scale))).detail["scores"]
     if as_json:
         typer.echo(json.dumps(found))
         return
     typer.echo(f"{'cache':<20}{'bits':>7}{'perplexity':>12}{'KL':>9}{'top-1':>8}")
-    for name, row in _rows(found):
+    for name, row in cast("dict[str, dict[str, float]]", found).items():
         typer.echo(
             f"{name:<20}{row['bits']:7.2f}{row['perplexity']:12.2f}{row['kl']:9.3f}"
             f"{row['top1']:8.2f}"
@@ -111,7 +114,7 @@ def bench(
     """Quick race of packed and dense decode attention here; `tidemill claims` is careful."""
     from tidemill.systems.blockgtq.speed import Scale, attention
 
-    scale = Scale((tokens,), 4, (group,), 5, tokens, 1)
+    scale = Scale((tokens,), tokens, 4, (group,), 5, tokens, 1)
     for found in attention(_context(threads), scale):
         facts: dict[str, Json] = {
             "claim": found.claim,
@@ -131,26 +134,11 @@ def _context(threads: int) -> Context:
     return Made(BlockGTQConfig(), Budget.QUICK, Progress(), threads)
 
 
-def _rows(found: Json) -> list[tuple[str, dict[str, float]]]:
-    from typing import cast
-
-    return list(cast("dict[str, dict[str, float]]", found).items())
-
-
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} — {error}; must be a readable UTF-8 text file.") from error
-
-
-def _facts(made: Calibration) -> dict[str, Json]:
-    return {
-        "layers": len(made.layers),
-        "kv_heads": len(made.layers[0].key_mean),
-        "tokens": made.n_tokens,
-        "fingerprint": made.fingerprint[:16],
-    }
 
 
 def _tell(facts: dict[str, Json], as_json: bool) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tidemill.bench import Budget, Context, Measurement
-from tidemill.bench.compare import Side, compare
+from tidemill.bench.compare import compare
+from tidemill.models.llama_peer import LlamaModel, PeerSettings
 from tidemill.models.model_file import open_model
-from tidemill.models.native_decoder import NativeDecoder, Part
+from tidemill.models.native_decoder import NativeDecoder
 from tidemill.models.store import ModelStore
 from tidemill.systems.blockgtq import speed, workloads
+from tidemill.systems.blockgtq.scoring.race import NativeRun, PeerRun, RoundedCaches, sides_of
 
 PLUG = "blockgtq:k3v3"
 _WIDE = "gemma-3-270m"
@@ -47,41 +50,55 @@ SCALES = {
 def decoding(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
     """Greedy steps after a long prompt, packed cache and dense one in turn."""
     scale = scale or SCALES[context.budget]
-    room = scale.context + scale.tokens
-    with open_model(str(ModelStore().pull(scale.model))) as model:
-        context.progress.stage(f"{scale.model}: calibrate if need be")
-        ids = model.tokenizer.encode(workloads.text("test")[: 16 * room])[: scale.context]
-        runs: list[_Run] = []
-        for kv in (PLUG, None):
-            context.progress.stage(f"{kv or 'dense'}: read {scale.context:,} tokens")
-            decoder = NativeDecoder(
-                model, threads=context.threads, context=room, kv_tokens=room, kv=kv
-            )
-            runs.append(_Run(decoder, ids, scale.tokens))
-    context.progress.stage("decode")
-    sides = [
-        Side(name, run.decode, float(scale.tokens), "tokens/s", prepare=run.rewind)
-        for name, run in zip(("packed K3V3", "dense fp16"), runs, strict=True)
-    ]
-    race = compare(*sides, repeats=scale.repeats, progress=context.progress)
+    ids, runs = _runs(context, scale, {"packed K3V3": PLUG, "dense fp16": None})
+    context.progress.stage(f"decode after {len(ids):,} tokens")
+    race = compare(*sides_of(runs, scale.tokens), repeats=scale.repeats, progress=context.progress)
     yield race.measurement("decode", "dense fp16")
 
 
-class _Run:
-    """One decoder after its prompt."""
+def against_llama(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
+    """The packed cache and llama.cpp's own, each with its own decoder, on the same file.
 
-    def __init__(self, decoder: NativeDecoder, ids: list[int], tokens: int) -> None:
-        self._decoder, self._tokens, self._length = decoder, tokens, len(ids)
-        self._sequence = decoder.sequence()
-        self._first = int(decoder.prefill(self._sequence, ids).argmax())
+    Raises:
+        MissingCapability: llama-cpp-python is not installed.
+    """
+    scale = scale or SCALES[context.budget]
+    path = ModelStore().pull(scale.model)
+    with ExitStack() as stack:
+        runs: dict[str, NativeRun | PeerRun] = {}
+        ids, own = _runs(context, scale, {"packed K3V3": PLUG})
+        runs |= own
+        for kind in ("q8_0", "q4_0"):
+            name = f"llama.cpp {kind}"
+            context.progress.stage(f"{name}: read {len(ids):,} tokens")
+            model = stack.enter_context(LlamaModel(path))
+            model.api = RoundedCaches(model.api, kind)
+            room = len(ids) + scale.tokens
+            peer = model.context(PeerSettings(), threads=context.threads, tokens=room)
+            runs[name] = PeerRun(stack.enter_context(peer), ids, scale.tokens)
+        context.progress.stage("decode")
+        race = compare(
+            *sides_of(runs, scale.tokens), repeats=scale.repeats, progress=context.progress
+        )
+    best = min(race.timings[1:], key=lambda timing: timing.median_s).name
+    yield race.measurement("decode-llama", best)
 
-    def rewind(self) -> None:
-        self._sequence.truncate(self._length)
 
-    def decode(self) -> None:
-        token = self._first
-        for _ in range(self._tokens):
-            token = self._decoder.step_greedy([Part(self._sequence, (token,))])[0]
+def _runs(
+    context: Context, scale: Scale, caches: dict[str, str | None]
+) -> tuple[list[int], dict[str, NativeRun]]:
+    """Native decoders that have read the prompt, by name of their cache."""
+    room = scale.context + scale.tokens
+    with open_model(str(ModelStore().pull(scale.model))) as model:
+        ids = model.tokenizer.encode(workloads.text("test")[: 16 * room])[: scale.context]
+        runs: dict[str, NativeRun] = {}
+        for name, kv in caches.items():
+            context.progress.stage(f"{name}: calibrate if need be, read {scale.context:,} tokens")
+            decoder = NativeDecoder(
+                model, threads=context.threads, context=room, kv_tokens=room, kv=kv
+            )
+            runs[name] = NativeRun(decoder, ids, scale.tokens)
+    return ids, runs
 
 
 def compression(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
@@ -106,13 +123,9 @@ def compression(context: Context, scale: Scale | None = None) -> Iterator[Measur
 
 
 def _smaller(claim: str, packed: int, dense: int, what: str) -> Measurement:
-    value = dense / packed
-    return Measurement(
-        claim=claim,
-        value=value,
-        low=value,
-        high=value,
-        repeats=1,
+    return speed.exact(
+        claim,
+        dense / packed,
         subject=f"packed K3V3, {what}: {packed / 2**20:.2f} MiB, all counted",
         baseline=f"fp16: {dense / 2**20:.2f} MiB",
         detail={"packed_bytes": packed, "dense_bytes": dense},

@@ -11,13 +11,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tidemill.bench import Context, Measurement
 from tidemill.bench.claim import Json
 from tidemill.errors import ClaimError, OutOfPool
+from tidemill.models.hf_rope import rotate
+from tidemill.systems.blockgtq import speed, workloads
+from tidemill.systems.blockgtq.baselines import DenseCells
+from tidemill.systems.blockgtq.store import PackedStore, Window
 
 KV_HEADS, GROUP = 2, 7
 """Shapes of Qwen2.5-0.5B."""
@@ -31,8 +35,6 @@ def main(kind: str, shape: dict[str, int]) -> None:
         kind: "packed" or "dense" (fp16).
         shape: tokens, layers and limit (bytes of address space beyond the start; 0 for none).
     """
-    from tidemill.systems.blockgtq import speed
-
     plan = speed.sample_plan(layers=shape["layers"], heads=KV_HEADS)
     for head in plan.heads[0]:
         _ = head.codec  # made before memory is counted, as the model's weights would be
@@ -58,8 +60,6 @@ def main(kind: str, shape: dict[str, int]) -> None:
 
 
 def _packed(plan: speed.Plan, tokens: int) -> tuple[float, int]:
-    from tidemill.systems.blockgtq import speed, workloads
-    from tidemill.systems.blockgtq.store import PackedStore, Window
 
     sample = workloads.captured("test")
     stores = [PackedStore(heads, Window()) for heads in plan.heads]
@@ -73,8 +73,6 @@ def _packed(plan: speed.Plan, tokens: int) -> tuple[float, int]:
 
 
 def _dense(plan: speed.Plan, tokens: int) -> tuple[float, int]:
-    from tidemill.systems.blockgtq import speed, workloads
-    from tidemill.systems.blockgtq.baselines import DenseCells
 
     sample = workloads.captured("test")
     dim, kept = sample.keys.shape[-1], 0
@@ -107,8 +105,6 @@ def _piece(
     sample: workloads.Captured, start: int, count: int
 ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], ...]:
     """Keys at positions ``start``… and values, 1 x KV heads x count x dim."""
-    from tidemill.models.hf_rope import rotate
-
     at = np.arange(start, start + count)
     order = at % sample.keys.shape[1]
     keys = rotate(sample.keys[:, order], sample.frequencies, at)
@@ -127,8 +123,6 @@ def _status(field: str) -> int:
 
 def memory(context: Context, scale: speed.Scale | None = None) -> Iterator[Measurement]:
     """A long context of all layers in child processes: peak memory, and what a limit lets pass."""
-    from tidemill.systems.blockgtq import speed
-
     scale = scale or speed.SCALES[context.budget]
     shape = {"tokens": scale.limit_tokens, "layers": scale.limit_layers, "limit": 0}
     found: dict[str, dict[str, Any]] = {}
@@ -142,23 +136,17 @@ def memory(context: Context, scale: speed.Scale | None = None) -> Iterator[Measu
     limited = {kind: _child(kind, shape | {"limit": limit}) for kind in ("packed", "dense")}
     ratio = found["dense"]["grown_bytes"] / found["packed"]["grown_bytes"]
     details: dict[str, Json] = {"limit_bytes": limit, "free": {**found}, "limited": {**limited}}
-    yield Measurement(
-        claim="peak-memory",
-        value=ratio,
-        low=ratio,
-        high=ratio,
-        repeats=1,
+    yield speed.exact(
+        "peak-memory",
+        ratio,
         subject=f"packed: peak grows by {found['packed']['grown_bytes'] / 2**20:.0f} MiB",
         baseline=f"dense fp16: by {found['dense']['grown_bytes'] / 2**20:.0f} MiB",
         detail=details,
     )
     stands = float(limited["packed"]["ok"] and not limited["dense"]["ok"])
-    yield Measurement(
-        claim="fits-where-dense-fails",
-        value=stands,
-        low=stands,
-        high=stands,
-        repeats=1,
+    yield speed.exact(
+        "fits-where-dense-fails",
+        stands,
         subject=f"packed: {'one step, checked' if limited['packed']['ok'] else 'no memory'}",
         baseline=f"dense fp16: {'one step' if limited['dense']['ok'] else 'no memory'}",
         detail=details,
@@ -176,7 +164,3 @@ def _child(kind: str, shape: dict[str, int]) -> dict[str, Any]:
         tail = done.stderr.strip().splitlines()[-1:]
         raise ClaimError(f"memory — the {kind} process ended with {done.returncode}: {tail}")
     return json.loads(done.stdout)
-
-
-if TYPE_CHECKING:
-    from tidemill.systems.blockgtq import speed, workloads

@@ -10,9 +10,8 @@ recent fp16 keys, not even within a prompt.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,10 @@ from tidemill.systems.blockgtq import workloads
 from tidemill.systems.blockgtq.baselines import rounded_cache
 from tidemill.systems.blockgtq.calibration import Calibration
 from tidemill.systems.blockgtq.config import Mode
+from tidemill.systems.blockgtq.scoring.token_scores import Interval, Reference, Scored, hidden_of
 
-_RESAMPLES = 2000
-_BLOCK = 32
-"""Tokens resampled together: neighbours err alike."""
+_ASKED = ("dense", "uniform K2V2", "paper K2V2", "compact K2V2", "compact+peel K2V2", "q4_0")
+"""Ways to cache that look for needles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +38,24 @@ class Scale:
         calibration_tokens: Of WikiText-2 train.
         windows: Of test text.
         window_tokens: Length of each.
-        needles: Questions.
-        needle_letters: Text around each.
+        haystacks: Tokens of each text with four needles, of which every one is asked for.
     """
 
     model: str
     calibration_tokens: int
     windows: int
     window_tokens: int
-    needles: int
-    needle_letters: int
+    haystacks: tuple[int, ...]
 
 
+_LENGTHS = (600, 600, 1200, 1200, 1200, 2000, 2000, 4000)
 SCALES = {
-    Budget.QUICK: Scale("smollm2-135m", 1024, 2, 256, 6, 1200),
-    Budget.FULL: Scale("qwen2.5-coder-0.5b", 2048, 4, 513, 20, 1500),
+    Budget.QUICK: Scale("smollm2-135m", 1024, 2, 256, (400, 400)),
+    Budget.FULL: Scale("qwen2.5-coder-0.5b", 2048, 4, 1025, _LENGTHS),
+}
+SECOND = {
+    Budget.QUICK: Scale("smollm2-135m", 1024, 1, 256, (300,)),
+    Budget.FULL: Scale("smollm2-135m", 2048, 4, 1025, _LENGTHS),
 }
 
 
@@ -64,15 +66,6 @@ class Variant:
     name: str
     bits: float
     make: Callable[[], Any]
-
-
-@dataclass(slots=True)
-class Scored:
-    """Of one variant, token by token."""
-
-    divergence: list[float] = field(default_factory=list[float])
-    loss: list[float] = field(default_factory=list[float])
-    agrees: list[bool] = field(default_factory=list[bool])
 
 
 def variants(calibration: Calibration, config: Any) -> dict[str, Variant]:
@@ -97,22 +90,52 @@ def variants(calibration: Calibration, config: Any) -> dict[str, Variant]:
 
 def perplexity(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
     """KL divergence, perplexity and top-1 agreement of each variant."""
+    scale = scale or SCALES[context.budget]
+    yield from _perplexity(context, scale, _calibrated(context, scale), "")
+
+
+def retrieval(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
+    """Needles found, every digit the model's first choice, by the K2V2 variants."""
+    scale = scale or SCALES[context.budget]
+    yield from _retrieval(context, scale, _calibrated(context, scale), "")
+
+
+def second(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
+    """Both on a model without key biases."""
+    scale = scale or SECOND[context.budget]
+    subject = _calibrated(context, scale)
+    yield from _perplexity(context, scale, subject, "second-")
+    yield from _retrieval(context, scale, subject, "second-")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model in transformers, its tokenizer, its ways to cache."""
+
+    model: Any
+    tokenizer: Any
+    variants: dict[str, Variant]
+
+
+def _perplexity(
+    context: Context, scale: Scale, subject: Subject, prefix: str
+) -> Iterator[Measurement]:
     import torch
 
-    scale = scale or SCALES[context.budget]
-    model, tokenizer, calibration = _calibrated(context, scale)
-    known = variants(calibration, model.config)
-    ids = tokenizer(workloads.text("test")[: 8 * scale.windows * scale.window_tokens])["input_ids"]
+    known = subject.variants
+    letters = 8 * scale.windows * scale.window_tokens
+    ids = subject.tokenizer(workloads.text("test")[:letters])["input_ids"]
     scores = {name: Scored() for name in ("dense", *known)}
     context.progress.stage("score")
     total = scale.windows * (1 + len(known))
     with torch.inference_mode():
         for i in range(scale.windows):
             row = torch.tensor([ids[i * scale.window_tokens : (i + 1) * scale.window_tokens]])
-            reference = _log_probabilities(model, row, None)
-            _score(scores["dense"], reference, reference, row)
+            reference = Reference(subject.model, row)
+            scores["dense"].extend(reference.compare(reference.hidden))
             for j, (name, variant) in enumerate(known.items()):
-                _score(scores[name], _log_probabilities(model, row, variant.make()), reference, row)
+                hidden = hidden_of(subject.model, row, variant.make())
+                scores[name].extend(reference.compare(hidden))
                 context.progress.advance(i * (1 + len(known)) + j + 2, total, "passes")
     table = _table(scores, known)
     for claim, top, bottom in (
@@ -120,37 +143,26 @@ def perplexity(context: Context, scale: Scale | None = None) -> Iterator[Measure
         ("kl-k2v2-paper", "paper K2V2", "uniform K2V2"),
         ("kl-k3v3-q4", "compact+peel K3V3", "q4_0"),
         ("kl-k2v2-q4", "compact+peel K2V2", "q4_0"),
+        ("ppl-k3v3", "compact+peel K3V3", "dense"),
     ):
-        yield _ratio(claim, scores, (top, bottom), scale.model, table)
-    yield _perplexity_ratio("ppl-k3v3", scores, "compact+peel K3V3", scale.model, table)
+        yield _compared(prefix + claim, scores, (top, bottom), scale.model, table)
 
 
-def _calibrated(context: Context, scale: Scale) -> tuple[Any, Any, Calibration]:
+def _calibrated(context: Context, scale: Scale) -> Subject:
     from tidemill.systems.blockgtq.capture import calibrate
 
     context.progress.stage(f"load {scale.model} and calibrate on train")
     model, tokenizer = workloads.load_model(scale.model)
     train = workloads.text("train")
-    return model, tokenizer, calibrate(model, tokenizer, train, n_tokens=scale.calibration_tokens)
-
-
-def _log_probabilities(model: Any, row: Any, cache: Any) -> Any:
-    hidden = model.base_model(input_ids=row, past_key_values=cache, use_cache=cache is not None)
-    return model.lm_head(hidden.last_hidden_state[0, :-1]).log_softmax(dim=-1)
-
-
-def _score(scored: Scored, found: Any, reference: Any, row: Any) -> None:
-    divergence = (reference.exp() * (reference - found)).sum(dim=-1)
-    scored.divergence += divergence.clamp(min=0).tolist()
-    scored.loss += (-found.gather(1, row[0, 1:, None]))[:, 0].tolist()
-    scored.agrees += (found.argmax(dim=-1) == reference.argmax(dim=-1)).tolist()
+    made = calibrate(model, tokenizer, train, n_tokens=scale.calibration_tokens)
+    return Subject(model, tokenizer, variants(made, model.config))
 
 
 def _table(scores: dict[str, Scored], known: dict[str, Variant]) -> dict[str, Json]:
     return {
         name: {
             "bits": known[name].bits if name in known else 32.0,
-            "perplexity": math.exp(float(np.mean(scored.loss))),
+            "perplexity": scored.perplexity,
             "kl": float(np.mean(scored.divergence)),
             "top1": float(np.mean(scored.agrees)),
             "tokens": len(scored.loss),
@@ -159,90 +171,73 @@ def _table(scores: dict[str, Scored], known: dict[str, Variant]) -> dict[str, Js
     }
 
 
-def _blocks(values: list[float]) -> Any:
-    whole = len(values) // _BLOCK * _BLOCK
-    return np.array(values[:whole]).reshape(-1, _BLOCK).mean(axis=1)
-
-
-def _drawn(count: int) -> Any:
-    return np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
-
-
-def _measured(
-    claim: str, value: float, resampled: Any, *, repeats: int, sides: tuple[str, str], detail: Any
-) -> Measurement:
-    low, high = (float(x) for x in np.quantile(resampled, [0.025, 0.975]))
-    low, high = min(low, value), max(high, value)
-    figure = Measurement(claim=claim, value=value, low=low, high=high, repeats=repeats)
-    return replace(figure, subject=sides[0], baseline=sides[1], detail=detail)
-
-
-def _ratio(
+def _compared(
     claim: str, scores: dict[str, Scored], sides: tuple[str, str], model: str, table: Json
 ) -> Measurement:
-    top, bottom = sides
-    one, two = (_blocks(scores[name].divergence) for name in sides)
-    draws = _drawn(len(one))
-    resampled = one[draws].mean(axis=1) / two[draws].mean(axis=1)
-    told = f"{top} on {model}: KL {one.mean():.3g}", f"{bottom}: KL {two.mean():.3g}"
-    value, detail = float(one.mean() / two.mean()), {"scores": table}
-    return _measured(claim, value, resampled, repeats=len(one), sides=told, detail=detail)
+    one, two = (scores[name] for name in sides)
+    found = one.perplexity_over(two) if "ppl" in claim else one.divergence_over(two)
+    told = [
+        f"{name}: KL {np.mean(scores[name].divergence):.3g}, "
+        f"perplexity {scores[name].perplexity:.4g}"
+        for name in sides
+    ]
+    detail = {"scores": table}
+    return found.measurement(claim, subject=f"{model}, {told[0]}", baseline=told[1], detail=detail)
 
 
-def _perplexity_ratio(
-    claim: str, scores: dict[str, Scored], name: str, model: str, table: Json
-) -> Measurement:
-    gap = _blocks(scores[name].loss) - _blocks(scores["dense"].loss)
-    resampled = np.exp(gap[_drawn(len(gap))].mean(axis=1))
-    found, dense = (math.exp(float(np.mean(scores[x].loss))) for x in (name, "dense"))
-    told = f"{name} on {model}: {found:.4g}", f"dense: {dense:.4g}"
-    value, detail = math.exp(float(gap.mean())), {"scores": table}
-    return _measured(claim, value, resampled, repeats=len(gap), sides=told, detail=detail)
-
-
-def retrieval(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
-    """Needles found, every digit the model's first choice, by the K2V2 variants."""
+def _retrieval(
+    context: Context, scale: Scale, subject: Subject, prefix: str
+) -> Iterator[Measurement]:
     import torch
 
-    scale = scale or SCALES[context.budget]
-    model, tokenizer, calibration = _calibrated(context, scale)
-    known = variants(calibration, model.config)
-    asked = workloads.needles(scale.needles, letters=scale.needle_letters, seed=0)
-    names = ("dense", "uniform K2V2", "paper K2V2", "compact+peel K2V2", "q4_0")
-    found: dict[str, list[bool]] = {name: [] for name in names}
+    hays = [
+        workloads.haystack(subject.tokenizer, tokens, alike=bool(i % 2), seed=i)
+        for i, tokens in enumerate(scale.haystacks)
+    ]
+    hits: dict[str, list[float]] = {name: [] for name in _ASKED}
     context.progress.stage("ask")
     with torch.inference_mode():
-        for i, needle in enumerate(asked):
-            for name in names:
-                cache = known[name].make() if name in known else None
-                found[name].append(_is_found(model, tokenizer, needle, cache))
-            context.progress.advance(i + 1, len(asked), "needles")
+        for i, hay in enumerate(hays):
+            for j, name in enumerate(_ASKED):
+                hits[name] += _found(subject, hay, name)
+                context.progress.advance(i * len(_ASKED) + j + 1, len(hays) * len(_ASKED), "texts")
+    asked = [[hay.tokens, hay.alike] for hay in hays for _ in hay.questions]
     detail: dict[str, Json] = {
-        name: {"found": sum(hits), "asked": len(hits), "hits": [*hits]}
-        for name, hits in found.items()
+        name: {"found": int(sum(each)), "asked": len(each), "hits": [*each]}
+        for name, each in hits.items()
     }
-    hits = {name: np.array(each, dtype=float) for name, each in found.items()}
-    draws = _drawn(len(asked))
-    peel = hits["compact+peel K2V2"]
-    for claim, other, label in (
-        ("needles-kept", hits["dense"], "dense"),
-        ("needles-over-uniform", hits["uniform K2V2"], "uniform K2V2"),
-    ):
-        gap = 100 * (peel - other)
+    detail["needles"] = [{"tokens": tokens, "alike": alike} for tokens, alike in asked]
+    peel = np.array(hits["compact+peel K2V2"])
+    for claim, label in (("needles-kept", "dense"), ("needles-over-uniform", "uniform K2V2")):
+        gap = 100 * (peel - np.array(hits[label]))
         told = (
             f"compact+peel K2V2 on {scale.model}: {int(peel.sum())} of {len(asked)}",
-            f"{label}: {int(other.sum())} of {len(asked)}",
+            f"{label}: {int(sum(hits[label]))} of {len(asked)}",
         )
-        value, resampled = float(gap.mean()), gap[draws].mean(axis=1)
-        yield _measured(claim, value, resampled, repeats=len(asked), sides=told, detail=detail)
+        yield Interval.of_mean(gap).measurement(
+            prefix + claim, subject=told[0], baseline=told[1], detail=detail
+        )
 
 
-def _is_found(model: Any, tokenizer: Any, needle: workloads.Needle, cache: Any) -> bool:
+def _found(subject: Subject, hay: workloads.Haystack, name: str) -> list[float]:
+    """1 for each question whose answer is the first choice at every token; the text is read once.
+
+    After each question the cache is cropped back to the text.
+    """
     import torch
+    from transformers import DynamicCache
 
-    prompt = tokenizer(needle.prompt)["input_ids"]
-    answer = tokenizer(f" {needle.answer}", add_special_tokens=False)["input_ids"]
-    row = torch.tensor([[*prompt, *answer]])
-    hidden = model.base_model(input_ids=row, past_key_values=cache, use_cache=cache is not None)
-    choices = model.lm_head(hidden.last_hidden_state[0, -len(answer) - 1 : -1]).argmax(dim=-1)
-    return choices.tolist() == answer
+    model, tokenizer = subject.model, subject.tokenizer
+    known = subject.variants
+    cache = known[name].make() if name in known else DynamicCache(config=model.config)
+    ids = tokenizer(hay.text)["input_ids"]
+    hidden_of(model, torch.tensor([ids]), cache)
+    hits: list[float] = []
+    for question, answer in hay.questions:
+        asked = tokenizer(question, add_special_tokens=False)["input_ids"]
+        wanted = tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
+        hidden = hidden_of(model, torch.tensor([[*asked, *wanted]]), cache)
+        choices = model.lm_head(hidden[-len(wanted) - 1 : -1]).argmax(dim=-1)
+        hits.append(float(choices.tolist() == wanted))
+        cache.crop(-len(asked) - len(wanted))
+    return hits

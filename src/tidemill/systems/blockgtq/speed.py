@@ -31,8 +31,9 @@ class Scale:
     """How much is raced.
 
     Args:
-        lengths: Tokens of context; claims are about the last.
-        rows: KV heads at the last length, so that packed tiles exceed the cache.
+        lengths: Tokens of context.
+        claimed: The one of them that claims are about.
+        rows: KV heads at that length, so that packed tiles exceed the cache.
         groups: Query heads that share a KV head.
         repeats: Rounds.
         limit_tokens: Context of the trial under a memory limit.
@@ -40,6 +41,7 @@ class Scale:
     """
 
     lengths: tuple[int, ...]
+    claimed: int
     rows: int
     groups: tuple[int, ...]
     repeats: int
@@ -48,8 +50,8 @@ class Scale:
 
 
 SCALES = {
-    Budget.QUICK: Scale((8192, 32768), 8, (7,), 5, 16_384, 24),
-    Budget.FULL: Scale((8192, 32768, 131_072), 44, (7, 4, 3, 1), 7, 262_144, 24),
+    Budget.QUICK: Scale((8192, 32768), 32768, 8, (7, 4), 5, 32_768, 24),
+    Budget.FULL: Scale((8192, 32768, 131_072, 262_144), 131_072, 44, (7, 4, 3, 1), 7, 262_144, 24),
 }
 
 
@@ -76,31 +78,42 @@ def attention(context: Context, scale: Scale | None = None) -> Iterator[Measurem
     """Packed against dense fp16, dense fp32 and torch, by context length and group size."""
     scale = scale or SCALES[context.budget]
     series: list[Json] = []
-    last: Comparison | None = None
+    races: dict[int, Comparison] = {}
     for group in scale.groups:
-        for tokens in scale.lengths if group == scale.groups[0] else scale.lengths[-1:]:
+        is_first = group == scale.groups[0]
+        for tokens in scale.lengths if is_first else (scale.claimed,):
             context.progress.stage(f"{tokens:,} tokens, {group} query heads to a KV head")
-            is_main = group == scale.groups[0] and tokens == scale.lengths[-1]
-            race = _race(context, scale, tokens, group, with_torch=is_main)
+            is_main = tokens == scale.claimed
+            race = _race(context, scale, tokens, group, with_torch=is_main and is_first)
             series.append(_point(race, tokens, group))
-            last = race if is_main else last
-    if last is None:
-        raise ClaimError("attention — no length was raced; give at least one.")
-    tokens = scale.lengths[-1]
-    best = min(last.timings[3:], key=lambda timing: timing.median_s).name
-    for claim, baseline in (
-        ("attention-half", last.timings[1].name),
-        ("attention-float", last.timings[2].name),
-        ("attention-torch", best),
-    ):
-        pair = Comparison((last.subject, last.timing(baseline)), last.clock)
-        made = pair.measurement(claim, baseline)
+            if is_main:
+                races[group] = race
+    main = races.pop(scale.groups[0])
+    best = min(main.timings[3:] or main.timings[2:], key=lambda timing: timing.median_s).name
+    told = [("attention-half", main, "dense fp16"), ("attention-float", main, "dense fp32")]
+    if best.startswith("torch"):
+        told.append(("attention-torch", main, best))
+    if races:
+        slowest = min(races.values(), key=lambda race: race.ratio("dense fp16").value)
+        told.append(("attention-groups", slowest, "dense fp16"))
+    for claim, race, baseline in told:
+        pair = Comparison((race.subject, race.timing(baseline)), race.clock)
+        heads = next((g for g, each in races.items() if each is race), scale.groups[0])
+        what = f"packed, {scale.claimed:,} tokens, {heads} heads"
         yield replace(
-            made,
-            subject=f"packed, {tokens:,} tokens: {_rate(last, last.subject.name)}",
-            baseline=f"{baseline}: {_rate(last, baseline)}",
+            pair.measurement(claim, baseline),
+            subject=f"{what}: {_rate(race, race.subject.name)}",
+            baseline=f"{baseline}: {_rate(race, baseline)}",
             detail={"comparison": pair.to_json(), "series": series},
         )
+
+
+def exact(
+    claim: str, value: float, *, subject: str, baseline: str, detail: dict[str, Json]
+) -> Measurement:
+    """A count that repeats would not change."""
+    made = Measurement(claim=claim, value=value, low=value, high=value, repeats=1)
+    return replace(made, subject=subject, baseline=baseline, detail=detail)
 
 
 def _rate(race: Comparison, name: str) -> str:
@@ -115,8 +128,7 @@ def _point(race: Comparison, tokens: int, group: int) -> Json:
 def _race(
     context: Context, scale: Scale, tokens: int, group: int, *, with_torch: bool
 ) -> Comparison:
-    rows = max(1, scale.rows * scale.lengths[-1] // tokens) if tokens >= 32768 else scale.rows
-    rows = min(rows, scale.rows)
+    rows = max(1, min(scale.rows, scale.rows * scale.claimed // tokens))
     plan = sample_plan(heads=1)
     store, sample = filled(plan, tokens), workloads.captured("test")
     keys, values = (x.repeat(rows, axis=0) for x in sample.repeated(tokens))

@@ -1,4 +1,4 @@
-"""Real inputs: WikiText-2 excerpts, a captured layer, models of the catalogue; seeded needles."""
+"""Real inputs: WikiText-2 excerpts, a captured layer, models of the catalogue; seeded haystacks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,10 @@ from tidemill.models.hf_rope import rotate
 from tidemill.systems.blockgtq.statistics import LayerStatistics
 
 F32 = NDArray[np.float32]
-__all__ = ["Captured", "Needle", "captured", "load_model", "missing_torch", "needles", "text"]
+__all__ = ["Captured", "Haystack", "captured", "haystack", "load_model", "missing_torch", "text"]
 SPLITS = ("train", "test")
 _DATA = Path(__file__).with_name("data")
+_KINDS = ("secret number", "postal code", "access code", "telephone number")
 _CITIES = (
     *("Lisbon", "Oslo", "Quito", "Dakar", "Turin", "Perth", "Kyoto", "Lyon", "Cairo", "Minsk"),
     *("Sofia", "Hanoi", "Tunis", "Havana", "Riga", "Bergen", "Porto", "Delft", "Ghent", "Basel"),
@@ -73,40 +75,44 @@ def captured(split: str) -> Captured:
 
 
 @dataclass(frozen=True, slots=True)
-class Needle:
-    """A question whose answer stands once in a long text.
+class Haystack:
+    """A long text with four facts in it, and a question about each.
 
     Args:
-        prompt: Text with the facts, then the question up to its answer.
-        answer: Five digits.
-        keys: Facts of the same form in the text: 1 is a single needle, more are distractors.
+        text: With the facts.
+        tokens: Its length, about.
+        alike: Whether the facts differ in a name only (many keys), or are of four kinds (one key).
+        questions: Each up to its answer, and the answer: five digits that stand once in the text.
     """
 
-    prompt: str
-    answer: str
-    keys: int
+    text: str
+    tokens: int
+    alike: bool
+    questions: tuple[tuple[str, str], ...]
 
 
-def needles(count: int, *, letters: int, seed: int) -> list[Needle]:
-    """Seeded needles in WikiText-2 test text: in turns one fact, and four of which one is asked.
+def haystack(tokenizer: Any, tokens: int, *, alike: bool, seed: int) -> Haystack:
+    """A seeded haystack of WikiText-2 test text, which no calibration sees.
 
     Args:
-        count: How many.
-        letters: Length of the text around them.
+        tokenizer: Counts the tokens.
+        tokens: Length of the text before facts are put in.
+        alike: See `Haystack`.
         seed: Of places, cities and numbers.
     """
-    source, made = text("test"), list[Needle]()
-    for i in range(count):
-        draw = random.Random(f"{seed}.{i}")
-        keys = 1 if i % 2 == 0 else 4
-        start = draw.randrange(len(source) - letters)
-        hay = source[source.index(" ", start) : start + letters]
-        cities = draw.sample(_CITIES, keys)
-        facts = {city: str(draw.randrange(10_000, 100_000)) for city in cities}
-        for city, number in facts.items():
-            at = hay.index(" ", draw.randrange(len(hay) // 10, 9 * len(hay) // 10))
-            hay = f"{hay[:at]} The secret number of {city} is {number}.{hay[at:]}"
-        asked = cities[0]
-        prompt = f"{hay}\nQuestion: what is the secret number of {asked}? "
-        made.append(Needle(f"{prompt}Answer: The secret number of {asked} is", facts[asked], keys))
-    return made
+    draw, source = random.Random(f"needles.{seed}"), text("test")
+    start = source.index(" ", draw.randrange(len(source) - 8 * tokens))
+    ids = tokenizer(source[start : start + 8 * tokens], add_special_tokens=False)["input_ids"]
+    hay = str(tokenizer.decode(ids[:tokens]))
+    cities = draw.sample(_CITIES, len(_KINDS))
+    kinds = (_KINDS[0],) * len(_KINDS) if alike else _KINDS
+    facts, questions = list[tuple[int, str]](), list[tuple[str, str]]()
+    for kind, city in zip(kinds, cities, strict=True):
+        number, fact = str(draw.randrange(10_000, 100_000)), f"{kind} of {city} is"
+        at = hay.index(" ", draw.randrange(len(hay) // 20, 19 * len(hay) // 20))
+        facts.append((at, f" The {fact} {number}."))
+        asked = f"\nQuestion: what is the {kind} of {city}? Answer: The {fact}"
+        questions.append((asked, number))
+    for at, fact in sorted(facts, reverse=True):  # from the end, so that none lands in another
+        hay = hay[:at] + fact + hay[at:]
+    return Haystack(hay, tokens, alike, tuple(questions))

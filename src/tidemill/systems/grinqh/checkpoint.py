@@ -21,7 +21,7 @@ from tidemill.errors import CorruptFile, InputError
 from tidemill.systems.grinqh.codebook import LEVELS, Codebook, gaussian
 from tidemill.systems.grinqh.graded_matrix import GradedMatrix, plane_bytes
 
-VERSION = 3
+VERSION = 4
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 KEY = "quantization_config"

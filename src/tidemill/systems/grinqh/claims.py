@@ -131,9 +131,9 @@ def _two_bits(*, second: bool = False) -> Claim:
         id="second-two-bits" if second else "two-bits",
         quote=_TWO,
         statement=Text(
-            f"Perplexity of a continuation decoded at 2 bits read in all, over that of the source "
-            f"of {on}",
-            f"以总读取 2 比特解码续写时的困惑度与 {on} 源模型之比",
+            "Perplexity of a continuation decoded at 2 bits of codes (outliers and scales on top), "
+            f"over that of the source of {on}",
+            f"以 2 码字比特(另加离群值与尺度)解码续写时的困惑度与 {on} 源模型之比",
         ),
         unit="x",
         direction=Direction.AT_MOST,
@@ -174,9 +174,9 @@ CLAIMS = (
         id="two-over-three",
         quote=_TWO,
         statement=Text(
-            "KL divergence decoded at 2 bits read in all, over that of the better uniform 3-bit "
-            "way (RTN, nested codes)",
-            "总读取 2 比特解码时的 KL 散度,与较优的均匀 3 比特方法(RTN、嵌套码)之比",
+            "KL divergence decoded at 2 bits of codes (outliers and scales on top), over that of "
+            "the better uniform 3-bit way (RTN, nested codes)",
+            "2 码字比特(另加离群值与尺度)解码时的 KL 散度,与较优的均匀 3 比特方法(RTN、嵌套码)之比",
         ),
         unit="x",
         direction=Direction.AT_MOST,
@@ -214,8 +214,9 @@ CLAIMS = (
         quote=_SPEED,
         statement=Text(
             "R² of a straight line through the time of a cold product against the bits it reads, "
-            "4,096 outputs, levels chosen anew each time, one thread",
-            "冷矩阵乘积时间对读取比特数的线性拟合 R²,4,096 个输出,每次重新选择等级,单线程",
+            "4,096 outputs, levels chosen anew each time for eight channels at once, one thread",
+            "冷矩阵乘积时间对读取比特数的线性拟合 R²,4,096 个输出,每次为八个相邻通道重新选择等级,"
+            "单线程",
         ),
         unit="R²",
         direction=Direction.AT_LEAST,
@@ -238,9 +239,10 @@ CLAIMS = (
         id="decode-speed",
         quote=_DECODING,
         statement=Text(
-            "Tokens per second of the native decoder at 2.5 bits over those at 4, the same weights "
-            "in memory, the output matrix at 4",
-            "原生解码器 2.5 比特与 4 比特每秒词元数之比,内存中同一份权重,输出矩阵 4 比特",
+            "Tokens per second of the native decoder at 2.5 bits of codes over those at 4, the "
+            "same weights in memory, the output matrix at as many bits",
+            "原生解码器 2.5 码字比特与 4 码字比特每秒词元数之比,内存中同一份权重,"
+            "输出矩阵比特数相同",
         ),
         unit="x",
         direction=Direction.AT_LEAST,

@@ -1,8 +1,10 @@
 """The nested codebook: one tree of levels, each code the code of the level above plus a few bits.
 
 Level 2 is the Lloyd-Max quantiser of four values; every cell is then split in two by the best
-1-D 2-means, again and again. So the first b bits of a code are the code at level b, and one stored
-copy serves all levels.
+1-D 2-means, twice. So the first b bits of a code are the code at level b, and one stored copy
+serves all levels. At level 6 a cell of level 4 has four values, symmetric steps from a center;
+cells of one magnitude (its first two bits) share their steps, so that a kernel can look up center
+and step in tables of 16 instead of a value in one of 64.
 
 Reconstructed from Any-Precision LLM (nested codes) and MatQuant (slices from the top).
 """
@@ -27,6 +29,9 @@ LEVELS = (2, 3, 4, 6)
 OUTLIER = 3.0
 """Scaled weights beyond this are stored exactly."""
 _GRID = 60_001
+
+SHARED = np.array([3, 3, 2, 2, 1, 1, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3])
+"""Which steps each cell of level 4 takes: by the first two bits of its magnitude."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,13 @@ class Codebook:
                     f"codebook level {level} — must be {1 << level} ascending values; "
                     "quantise the model again."
                 )
+        steps = values[LEVELS[-1]].reshape(16, 4).astype(np.float64)
+        steps -= steps.mean(axis=1, keepdims=True)
+        if not np.allclose(steps, steps[8 + 2 * SHARED], rtol=0, atol=1e-4):
+            raise CorruptFile(
+                f"codebook level {LEVELS[-1]} — cells of one magnitude must share their steps; "
+                "quantise the model again."
+            )
         if edges.shape != ((1 << LEVELS[-1]) - 1,) or not (np.diff(edges) > 0).all():
             raise CorruptFile("codebook — its edges must ascend; quantise the model again.")
         return cls(values, edges, dict(zip((0, *LEVELS), map(float, distortions), strict=True)))
@@ -118,12 +130,14 @@ def fit(samples: F64, mass: F64) -> Codebook:
     cuts = _lloyd(sums)
     values: dict[int, F32] = {}
     distortions = {0: 1.0}
-    for level in range(LEVELS[0], LEVELS[-1] + 1):
+    for level in LEVELS[:-1]:
         if level > LEVELS[0]:
             cuts = _split_all(sums, cuts)
-        if level in LEVELS:
-            values[level] = np.array([sums.mean(a, b) for a, b in pairwise(cuts)], np.float32)
-            distortions[level] = sums.distortion(cuts)
+        values[level] = np.array([sums.mean(a, b) for a, b in pairwise(cuts)], np.float32)
+        distortions[level] = sums.distortion(cuts)
+    top, cuts = _steps(sums, cuts)
+    values[LEVELS[-1]] = top.astype(np.float32)
+    distortions[LEVELS[-1]] = sums.error(cuts, top)
     edges = np.array([(samples[cut - 1] + samples[cut]) / 2 for cut in cuts[1:-1]])
     return Codebook(values, edges, distortions)
 
@@ -152,6 +166,12 @@ class _Sums:
         )
         return float(max(0.0, 1.0 - kept / self.second[-1]))
 
+    def error(self, cuts: list[int], values: F64) -> float:
+        """Error of given values relative to the second moment."""
+        mass, first = np.diff(self.mass[cuts]), np.diff(self.first[cuts])
+        left = self.second[-1] - 2 * (first * values).sum() + (mass * values * values).sum()
+        return float(max(0.0, left / self.second[-1]))
+
 
 def _lloyd(sums: _Sums) -> list[int]:
     """Cell borders of the four-value Lloyd-Max quantiser, as sample indices."""
@@ -177,3 +197,28 @@ def _split_all(sums: _Sums, cuts: list[int]) -> list[int]:
         gain += (sums.first[end] - sums.first[at]) ** 2 / np.maximum(right, 1e-300)
         found += [int(at[np.argmax(gain)]), end]
     return found
+
+
+def _steps(sums: _Sums, cuts: list[int]) -> tuple[F64, list[int]]:
+    """Four values in each of 16 cells, steps shared, that leave little error, and their borders."""
+    ends = np.array(cuts)
+    center = np.array([sums.mean(a, b) for a, b in pairwise(cuts)])
+    width = np.diff(sums.samples[np.minimum(ends, len(sums.samples) - 1)])
+    mean_width = np.bincount(SHARED, width) / 4
+    steps = np.outer(mean_width, [-0.375, -0.125, 0.125, 0.375])
+    inner = np.repeat(ends[:-1, None], 5, axis=1)
+    for _ in range(60):
+        values = center[:, None] + steps[SHARED]
+        borders = (values[:, :-1] + values[:, 1:]) / 2
+        found = np.searchsorted(sums.samples, borders)
+        inner = np.column_stack([ends[:-1], found, ends[1:]])
+        inner = np.maximum.accumulate(np.clip(inner, ends[:-1, None], ends[1:, None]), axis=1)
+        mass, first = np.diff(sums.mass[inner], axis=1), np.diff(sums.first[inner], axis=1)
+        total = np.maximum(mass.sum(axis=1), 1e-300)
+        center = (first - mass * steps[SHARED]).sum(axis=1) / total
+        off = first - mass * center[:, None]  # the two on either side step as far
+        for i, j in ((0, 3), (1, 2)):
+            weight = np.bincount(SHARED, mass[:, i] + mass[:, j])
+            step = np.bincount(SHARED, off[:, j] - off[:, i]) / np.maximum(weight, 1e-300)
+            steps[:, i], steps[:, j] = -step, step
+    return (center[:, None] + steps[SHARED]).ravel(), [*inner[:, :-1].ravel().tolist(), cuts[-1]]

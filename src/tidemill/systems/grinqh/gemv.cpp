@@ -14,25 +14,24 @@ namespace tidemill::grinqh {
 
 namespace {
 
-// The codes of the outputs of one half, one a byte.
+// The codes of the outputs of one half as stored, one a byte.
 void codes_of(const Half& half, uint8_t* codes) {
   const size_t v = half.index % 2, group = half.index / 2;
-  const auto add_bits = [&](const uint8_t* bytes, size_t from, size_t to) {
-    for (size_t f = 0; f < 4; ++f)
-      for (size_t lane = 0; lane < 32; ++lane)
-        codes[32 * f + lane] |= static_cast<uint8_t>((bytes[lane] >> (from + f) & 1) << to);
+  const auto add_bits = [&](const uint8_t* bytes, size_t f, size_t from, size_t to) {
+    for (size_t lane = 0; lane < 32; ++lane)
+      codes[32 * f + lane] |= static_cast<uint8_t>((bytes[lane] >> from & 1) << to);
   };
-  for (size_t f = 0; f < 4; ++f)
+  for (size_t f = 0; f < 4; ++f) {
     for (size_t lane = 0; lane < 32; ++lane)
       codes[32 * f + lane] = half.column[0][32 * half.index + lane] >> (2 * f) & 3;
-  if (half.planes > 1) add_bits(half.column[1] + 32 * group, 4 * v, 2);
-  if (half.planes > 2 && half.is_alone) add_bits(half.column[1] + 32 * group, 4, 3);
-  if (half.planes > 2 && !half.is_alone) add_bits(half.column[2] + 32 * group, 4 * v, 3);
-  if (half.planes < 4) return;
-  for (size_t f = 0; f < 4; ++f)
-    for (size_t lane = 0; lane < 32; ++lane)
-      codes[32 * f + lane] |=
-          static_cast<uint8_t>((half.column[3][32 * half.index + lane] >> (2 * f) & 3) << 4);
+    if (half.planes > 1) add_bits(half.column[1] + 32 * group, f, one_at(v, f), 2);
+    if (half.planes > 2 && half.is_alone) add_bits(half.column[1] + 32 * group, f, one_at(1, f), 3);
+    if (half.planes > 2 && !half.is_alone)
+      add_bits(half.column[2] + 32 * group, f, one_at(v, f), 3);
+    if (half.planes < 4) continue;
+    add_bits(half.column[3] + 32 * half.index, f, last_at(f), 4);
+    add_bits(half.column[3] + 32 * half.index, f, last_at(f) + 2, 5);
+  }
 }
 
 }  // namespace
@@ -47,96 +46,175 @@ __m256i load_table(const int8_t* at) {
   return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(at)));
 }
 
-// Bit `from` of every byte at place `to`, alone.
-template <int from, int to>
-__m256i bit(__m256i bytes) {
-  const __m256i moved =
-      from >= to ? _mm256_srli_epi16(bytes, from - to) : _mm256_slli_epi16(bytes, to - from);
-  return _mm256_and_si256(moved, _mm256_set1_epi8(1 << to));
+__m256i bytes(int value) { return _mm256_set1_epi8(static_cast<char>(value)); }
+
+template <int by>  // to the left, or if negative to the right; what crosses bytes is masked after
+__m256i shifted(__m256i bytes) {
+  if constexpr (by > 0) return _mm256_slli_epi16(bytes, by);
+  if constexpr (by < 0) return _mm256_srli_epi16(bytes, -by);
+  return bytes;
 }
 
-// The products of 32 outputs with one column: field `f` of half `v` of a group, or of its only one.
+__m256i lower(__m256i nibbles) { return _mm256_and_si256(nibbles, bytes(15)); }
+__m256i upper(__m256i nibbles) { return lower(_mm256_srli_epi16(nibbles, 4)); }
+
+// Indices of 64 outputs: field `f` of half `v` in the lower nibbles, field f + 2 in the upper.
 template <int planes, int v, int f, bool is_alone>
-__m256i products(const Quad& quad, size_t k, size_t group) {
+__m256i codes(const Quad& quad, size_t k, size_t group) {
   const __m256i two = load(quad.column[0][k] + group * 64 + v * 32);
-  __m256i code = _mm256_and_si256(_mm256_srli_epi16(two, 2 * f), _mm256_set1_epi8(3));
-  if constexpr (planes > 1)
-    code = _mm256_or_si256(code, bit<4 * v + f, 2>(load(quad.column[1][k] + group * 32)));
+  __m256i code = _mm256_and_si256(shifted<-2 * f>(two), bytes(0x33));
+  constexpr int from = static_cast<int>(one_at(v, f)), other = static_cast<int>(one_at(1, f));
+  const auto add = [&](__m256i bits, int mask) {
+    code = _mm256_or_si256(code, _mm256_and_si256(bits, bytes(mask)));
+  };
+  if constexpr (planes > 1) add(shifted<2 - from>(load(quad.column[1][k] + group * 32)), 0x44);
   if constexpr (planes > 2 && is_alone)
-    code = _mm256_or_si256(code, bit<4 + f, 3>(load(quad.column[1][k] + group * 32)));
+    add(shifted<3 - other>(load(quad.column[1][k] + group * 32)), 0x88);
   if constexpr (planes > 2 && !is_alone)
-    code = _mm256_or_si256(code, bit<4 * v + f, 3>(load(quad.column[2][k] + group * 32)));
-  const int8_t* table = quad.products[k];
-  const __m256i first = _mm256_shuffle_epi8(load_table(table), code);
-  if constexpr (planes < 4) return first;
+    add(shifted<3 - from>(load(quad.column[2][k] + group * 32)), 0x88);
+  return code;
+}
+
+// Which steps they take in the last plane, in the same way.
+template <int v, int f>
+__m256i steps(const Quad& quad, size_t k, size_t group, __m256i code) {
   const __m256i last = load(quad.column[3][k] + group * 64 + v * 32);
-  const __m256i low = _mm256_slli_epi16(last, 7 - 2 * f), high = _mm256_slli_epi16(last, 6 - 2 * f);
-  const __m256i lower =
-      _mm256_blendv_epi8(first, _mm256_shuffle_epi8(load_table(table + 16), code), low);
-  const __m256i upper = _mm256_blendv_epi8(_mm256_shuffle_epi8(load_table(table + 32), code),
-                                           _mm256_shuffle_epi8(load_table(table + 48), code), low);
-  return _mm256_blendv_epi8(lower, upper, high);
+  return _mm256_or_si256(_mm256_and_si256(code, bytes(0x55)),
+                         _mm256_and_si256(shifted<f>(last), bytes(0xAA)));
+}
+
+// Unsigned bytes into int16 sums: the first 16 of all bytes as pairs, the others of odd ones alone.
+void widen(__m256i sum, uint16_t* sums) {
+  auto* at = reinterpret_cast<__m256i*>(sums);
+  _mm256_storeu_si256(at, _mm256_add_epi16(load(at), sum));
+  _mm256_storeu_si256(at + 1, _mm256_add_epi16(load(at + 1), _mm256_srli_epi16(sum, 8)));
+}
+
+void widen(__m256i one, __m256i two, uint16_t* sums) {
+  auto* at = reinterpret_cast<__m256i*>(sums);
+  const __m256i odd = _mm256_add_epi16(_mm256_srli_epi16(one, 8), _mm256_srli_epi16(two, 8));
+  _mm256_storeu_si256(at, _mm256_add_epi16(load(at), _mm256_add_epi16(one, two)));
+  _mm256_storeu_si256(at + 1, _mm256_add_epi16(load(at + 1), odd));
+}
+
+__m256i look(const int8_t* table, __m256i index) {
+  return _mm256_shuffle_epi8(load_table(table), index);
+}
+
+// At 2 bits, two columns to an index: fields f and f + 2 of half `v` of a group.
+template <int v, int f>
+void add_twos(const Quad& quad, size_t group, uint16_t* sums) {
+  const auto index = [&](size_t k) {
+    const __m256i a = load(quad.column[0][k] + group * 64 + v * 32);
+    const __m256i b = load(quad.column[0][k + 1] + group * 64 + v * 32);
+    return _mm256_or_si256(_mm256_and_si256(shifted<-2 * f>(a), bytes(0x33)),
+                           _mm256_and_si256(shifted<2 - 2 * f>(b), bytes(0xCC)));
+  };
+  const __m256i first = index(0), second = index(2);
+  const int8_t *one = quad.products[0], *two = quad.products[2];
+  widen(_mm256_add_epi8(look(one, lower(first)), look(two, lower(second))), sums + f * 32);
+  widen(_mm256_add_epi8(look(one, upper(first)), look(two, upper(second))), sums + f * 32 + 64);
 }
 
 template <int planes, int v, int f, bool is_alone>
-void add_32(const Quad& quad, size_t group, int16_t* sums) {
-  const __m256i a = products<planes, v, f, is_alone>(quad, 0, group),
-                b = products<planes, v, f, is_alone>(quad, 1, group);
-  const __m256i c = products<planes, v, f, is_alone>(quad, 2, group),
-                d = products<planes, v, f, is_alone>(quad, 3, group);
-  const __m256i one = _mm256_set1_epi8(1);
-  const __m256i low = _mm256_add_epi16(_mm256_maddubs_epi16(one, _mm256_unpacklo_epi8(a, b)),
-                                       _mm256_maddubs_epi16(one, _mm256_unpacklo_epi8(c, d)));
-  const __m256i high = _mm256_add_epi16(_mm256_maddubs_epi16(one, _mm256_unpackhi_epi8(a, b)),
-                                        _mm256_maddubs_epi16(one, _mm256_unpackhi_epi8(c, d)));
-  auto* at = reinterpret_cast<__m256i*>(sums + group * kGroup + v * 128 + f * 32);
-  _mm256_storeu_si256(at, _mm256_add_epi16(load(at), low));
-  _mm256_storeu_si256(at + 1, _mm256_add_epi16(load(at + 1), high));
+void add_fields(const Quad& quad, size_t group, uint16_t* sums, uint16_t* fine) {
+  __m256i low[4], high[4], low_step[4], high_step[4];
+  for (size_t k = 0; k < 4; ++k) {
+    const __m256i code = codes<planes, v, f, is_alone>(quad, k, group);
+    const int8_t* table = quad.products[k];
+    const __m256i down = lower(code), up = upper(code);
+    low[k] = look(table, down), high[k] = look(table, up);
+    if constexpr (planes < 4) continue;
+    const __m256i step = steps<v, f>(quad, k, group, code);
+    low_step[k] = _mm256_add_epi8(look(table + 16, down), look(table + 32, lower(step)));
+    high_step[k] = _mm256_add_epi8(look(table + 16, up), look(table + 32, upper(step)));
+  }
+  const auto add = [](const __m256i* r, uint16_t* at) {
+    const __m256i one = _mm256_add_epi8(r[0], r[1]), two = _mm256_add_epi8(r[2], r[3]);
+    if constexpr (planes == 2) widen(_mm256_add_epi8(one, two), at);
+    if constexpr (planes > 2) widen(one, two, at);
+  };
+  add(low, sums + f * 32), add(high, sums + f * 32 + 64);
+  if constexpr (planes > 3) add(low_step, fine + f * 32), add(high_step, fine + f * 32 + 64);
 }
 
 template <int planes, int v, bool is_alone = false>
-void add_half(const Quad& quad, size_t group, int16_t* sums) {
-  add_32<planes, v, 0, is_alone>(quad, group, sums);
-  add_32<planes, v, 1, is_alone>(quad, group, sums);
-  add_32<planes, v, 2, is_alone>(quad, group, sums);
-  add_32<planes, v, 3, is_alone>(quad, group, sums);
+void add_half(const Quad& quad, size_t group, uint16_t* sums, uint16_t* fine) {
+  const size_t at = group * kGroup + v * kHalf;
+  if constexpr (planes == 1) {
+    add_twos<v, 0>(quad, group, sums + at);
+    add_twos<v, 1>(quad, group, sums + at);
+  } else {
+    add_fields<planes, v, 0, is_alone>(quad, group, sums + at, fine + at);
+    add_fields<planes, v, 1, is_alone>(quad, group, sums + at, fine + at);
+  }
 }
 
-template <int planes>
-void add_groups(const Quad& quad, size_t halves, int16_t* sums) {
-  for (size_t group = 0; group < halves / 2; ++group) {
-    for (size_t k = 0; k < 4; ++k) {
-      _mm_prefetch(quad.next[0][k] + group * 64, _MM_HINT_T0);
-      if constexpr (planes > 1)
-        if (group % 2 == 0) _mm_prefetch(quad.next[1][k] + group * 32, _MM_HINT_T0);
-      if constexpr (planes > 2)
-        if (group % 2 == 0) _mm_prefetch(quad.next[2][k] + group * 32, _MM_HINT_T0);
-      if constexpr (planes > 3) _mm_prefetch(quad.next[3][k] + group * 64, _MM_HINT_T0);
+// Fetches four columns of a plane one after the other, so that the hardware sees one stream.
+struct Ahead {
+  size_t column = 0, at = 0;
+
+  void step(const std::array<const uint8_t*, 4>& columns, const Run& run) {
+    for (size_t i = 0; i < run.lines; ++i) {
+      _mm_prefetch(columns[column] + std::min(at, run.bytes - 1), _MM_HINT_T0);
+      at += 64;
+      const bool is_over = at >= run.end;
+      at = is_over ? 0 : at;
+      column = (column + is_over) & 3;
     }
-    add_half<planes, 0>(quad, group, sums);
-    add_half<planes, 1>(quad, group, sums);
   }
-  if (halves % 2 != 0) add_half<planes, 0, true>(quad, halves / 2, sums);
+};
+
+template <int planes>
+void add_groups(const Quad& quad, size_t halves, uint16_t* sums, uint16_t* fine) {
+  Ahead ahead[planes];
+  const auto fetch = [&] {
+    for (size_t plane = 0; plane < planes; ++plane)
+      ahead[plane].step(quad.next[plane], quad.runs[plane]);
+  };
+  for (size_t group = 0; group < halves / 2; ++group) {
+    fetch();
+    add_half<planes, 0>(quad, group, sums, fine);
+    add_half<planes, 1>(quad, group, sums, fine);
+  }
+  if (halves == 1) fetch();
+  if (halves % 2 != 0) add_half<planes, 0, true>(quad, halves / 2, sums, fine);
+}
+
+// Of 16 fine products, what they are in units of 2^8 and 2^5.
+__m128i packed(__m256i values) {
+  return _mm_packs_epi16(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));
+}
+
+template <int bits>
+__m256i rounded(__m256i fine) {
+  return _mm256_srai_epi16(_mm256_add_epi16(fine, _mm256_set1_epi16(1 << (bits - 1))), bits);
 }
 
 }  // namespace
 
-void add_quad(size_t planes, const Quad& quad, size_t halves, int16_t* sums) {
-  if (planes == 1) return add_groups<1>(quad, halves, sums);
-  if (planes == 2) return add_groups<2>(quad, halves, sums);
-  if (planes == 3) return add_groups<3>(quad, halves, sums);
-  add_groups<4>(quad, halves, sums);
+void add_quad(size_t planes, const Quad& quad, size_t halves, uint16_t* sums, uint16_t* fine) {
+  if (planes == 1) return add_groups<1>(quad, halves, sums, fine);
+  if (planes == 2) return add_groups<2>(quad, halves, sums, fine);
+  if (planes == 3) return add_groups<3>(quad, halves, sums, fine);
+  add_groups<4>(quad, halves, sums, fine);
 }
 
-void flush(size_t halves, float scale, int16_t* sums, float* y) {
+void flush(size_t halves, float scale, size_t added, uint16_t* sums, float* y) {
   const __m256 by = _mm256_set1_ps(scale);
+  const __m256i bias = _mm256_set1_epi16(static_cast<int16_t>(128 * added));
   const auto add = [&](__m128i eight, float* to) {
     const __m256 value = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(eight));
     _mm256_storeu_ps(to, _mm256_add_ps(_mm256_loadu_ps(to), _mm256_mul_ps(value, by)));
   };
   for (size_t i = 0; i < halves * kHalf; i += 32) {
-    // unpacking left outputs 0-7, 16-23 in the first vector, 8-15, 24-31 in the second
-    const __m256i first = load(sums + i), second = load(sums + i + 16);
+    const __m256i pairs = load(sums + i), odds = load(sums + i + 16);
+    const __m256i even =
+        _mm256_sub_epi16(_mm256_sub_epi16(pairs, _mm256_slli_epi16(odds, 8)), bias);
+    const __m256i odd = _mm256_sub_epi16(odds, bias);
+    // unpacking leaves outputs 0-7, 16-23 in the first vector, 8-15, 24-31 in the second
+    const __m256i first = _mm256_unpacklo_epi16(even, odd),
+                  second = _mm256_unpackhi_epi16(even, odd);
     add(_mm256_castsi256_si128(first), y + i);
     add(_mm256_castsi256_si128(second), y + i + 8);
     add(_mm256_extracti128_si256(first, 1), y + i + 16);
@@ -146,14 +224,29 @@ void flush(size_t halves, float scale, int16_t* sums, float* y) {
   }
 }
 
-void make_products(const Table& table, size_t planes, int16_t x, int8_t* products) {
-  const __m256i by = _mm256_set1_epi16(x), half = _mm256_set1_epi16(128);
-  for (size_t i = 0; i < (planes == 4 ? 64u : 16u); i += 16) {
-    const __m256i fine = _mm256_mulhrs_epi16(load(table.scaled.data() + i), by);
-    const __m256i whole = _mm256_srai_epi16(_mm256_add_epi16(fine, half), 8);
-    const __m128i packed =
-        _mm_packs_epi16(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
-    _mm_store_si128(reinterpret_cast<__m128i*>(products + i), packed);
+void make_products(const Table& table, size_t planes, const int16_t* x, Quad& quad) {
+  const __m256i coarse = load(table.coarse.data()), fine = load(table.fine.data());
+  const auto times = [&](__m256i values, size_t k) {
+    return _mm256_mulhrs_epi16(values, _mm256_set1_epi16(x[k]));
+  };
+  const auto store = [&](size_t k, size_t at, __m128i products) {
+    const bool is_first = at < 32 && k % kTogether[planes - 1] == 0;
+    const __m128i bias = _mm_set1_epi8(is_first ? -128 : 0);
+    _mm_store_si128(reinterpret_cast<__m128i*>(quad.products[k] + at),
+                    _mm_add_epi8(products, bias));
+  };
+  if (planes == 1) {
+    for (size_t k = 0; k < 4; k += 2)
+      store(k, 0, packed(rounded<8>(_mm256_add_epi16(times(coarse, k), times(fine, k + 1)))));
+    return;
+  }
+  for (size_t k = 0; k < 4; ++k) {
+    const __m256i exact = times(coarse, k), whole = rounded<8>(exact);
+    store(k, 0, packed(whole));
+    if (planes < 4) continue;
+    const __m256i lost = _mm256_sub_epi16(exact, _mm256_slli_epi16(whole, 8));
+    store(k, 16, packed(rounded<5>(lost)));
+    store(k, 32, packed(rounded<5>(times(fine, k))));
   }
 }
 
@@ -161,52 +254,116 @@ void make_products(const Table& table, size_t planes, int16_t x, int8_t* product
 
 namespace {
 
-int8_t product(int16_t scaled, int16_t x) {
-  const int fine = ((static_cast<int>(scaled) * x >> 14) + 1) >> 1;
-  return static_cast<int8_t>((fine + 128) >> 8);
-}
+int times(int16_t value, int16_t x) { return ((static_cast<int>(value) * x >> 14) + 1) >> 1; }
 
 }  // namespace
 
-void add_quad(size_t planes, const Quad& quad, size_t halves, int16_t* sums) {
-  uint8_t codes[kHalf];
-  for (size_t half = 0; half < halves; ++half)
+void add_quad(size_t planes, const Quad& quad, size_t halves, uint16_t* sums, uint16_t* fine) {
+  uint8_t codes[4][kHalf];
+  for (size_t half = 0; half < halves; ++half) {
     for (size_t k = 0; k < 4; ++k) {
       Half here{{}, planes, half, half + 1 == halves && halves % 2 != 0};
       for (size_t plane = 0; plane < planes; ++plane) here.column[plane] = quad.column[plane][k];
-      codes_of(here, codes);
-      int16_t* const at = sums + half * kHalf;
-      for (size_t i = 0; i < kHalf; ++i)
-        at[i] = static_cast<int16_t>(at[i] + quad.products[k][codes[i]]);
+      codes_of(here, codes[k]);
     }
+    const auto product = [&](size_t k, size_t index) { return int{quad.products[k][index]}; };
+    for (size_t i = 0; i < kHalf; ++i) {
+      const size_t at = half * kHalf + i;
+      int sum = 0, rest = 0;
+      for (size_t k = 0; k < 4; ++k) {
+        const size_t code = codes[k][i];
+        if (planes == 1 && k % 2 == 0) sum += product(k, code | codes[k + 1][i] << 2);
+        if (planes > 1) sum += product(k, code & 15);
+        if (planes == 4) rest += product(k, 16 + (code & 15)) + product(k, 32 + step_index(code));
+      }
+      sums[at] = static_cast<uint16_t>(sums[at] + sum);
+      if (planes == 4) fine[at] = static_cast<uint16_t>(fine[at] + rest);
+    }
+  }
 }
 
-void flush(size_t halves, float scale, int16_t* sums, float* y) {
+void flush(size_t halves, float scale, size_t, uint16_t* sums, float* y) {  // here without 128
   for (size_t i = 0; i < halves * kHalf; ++i) {
-    y[i] += static_cast<float>(sums[i]) * scale;
+    y[i] += static_cast<float>(static_cast<int16_t>(sums[i])) * scale;
     sums[i] = 0;
   }
 }
 
-void make_products(const Table& table, size_t planes, int16_t x, int8_t* products) {
-  const size_t count = size_t{1} << kWidth[planes - 1];
-  for (size_t i = 0; i < count; ++i) products[i] = product(table.scaled[i], x);
+void make_products(const Table& table, size_t planes, const int16_t* x, Quad& quad) {
+  for (size_t k = 0; k < 4; k += planes == 1 ? 2 : 1)
+    for (size_t i = 0; i < 16; ++i) {
+      int exact = times(table.coarse[i], x[k]);
+      if (planes == 1) exact += times(table.fine[i], x[k + 1]);
+      const int whole = (exact + 128) >> 8;
+      quad.products[k][i] = static_cast<int8_t>(whole);
+      quad.products[k][16 + i] = static_cast<int8_t>((exact - 256 * whole + 16) >> 5);
+      quad.products[k][32 + i] = static_cast<int8_t>((times(table.fine[i], x[k]) + 16) >> 5);
+    }
 }
 
 #endif
 
-void corrections(const uint16_t* values, const Table& table, float x, float* added) {
+void fold(const float* x, const float* col_scale, const uint8_t* levels,
+          const std::array<Table, kPlanes>& tables, size_t cols, Sorted& sorted) {
+  const auto by_level = [&](auto value) {
+    return std::array<float, 8>{
+        0, 0, value(tables[0]), value(tables[1]), value(tables[2]), 0, value(tables[3]), 0};
+  };
+  alignas(32) const auto one = by_level([](const Table&) { return 1.0f; });
+  alignas(32) const auto high = by_level([](const Table& table) { return table.high; });
+  alignas(32) const auto low = by_level([](const Table& table) { return table.low; });
+  float *const to = sorted.x.get(), *const above = sorted.edges.get();
+  float* const below = above + sorted.stride;
+  size_t j = 0;
 #ifdef __AVX2__
-  const __m256 value = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
-  const __m256 edge =
-      _mm256_blendv_ps(_mm256_set1_ps(table.high), _mm256_set1_ps(table.low), value);
-  _mm256_storeu_ps(added, _mm256_mul_ps(_mm256_set1_ps(x), _mm256_sub_ps(value, edge)));
-#else
-  for (size_t k = 0; k < 8; ++k) {
-    const float value = models::half_to_float(values[k]);
-    added[k] = x * (value - (std::signbit(value) ? table.low : table.high));
+  for (; j + 8 <= cols; j += 8) {
+    const __m256i level =
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(levels + j)));
+    const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + j), _mm256_loadu_ps(col_scale + j));
+    const auto store = [&](const std::array<float, 8>& factor, float* at) {
+      const __m256 by = _mm256_permutevar8x32_ps(_mm256_load_ps(factor.data()), level);
+      _mm256_storeu_ps(at + j, _mm256_mul_ps(scaled, by));
+    };
+    store(one, to), store(high, above), store(low, below);
   }
 #endif
+  for (; j < cols; ++j) {
+    const float scaled = x[j] * col_scale[j];
+    to[j] = scaled * one[levels[j]];
+    above[j] = scaled * high[levels[j]];
+    below[j] = scaled * low[levels[j]];
+  }
+  to[cols] = above[cols] = below[cols] = 0;
+}
+
+void add_outliers(const Slices& slices, const Sorted& sorted, float* y) {
+  const float *const x = sorted.x.get(), *const edges = sorted.edges.get();
+  for (size_t slice = 0; slice + 1 < slices.start.size(); ++slice) {
+    float sum[8] = {};
+#ifdef __AVX2__
+    __m256 total = _mm256_setzero_ps();
+    const __m256i stride = _mm256_set1_epi32(static_cast<int>(sorted.stride));
+    const auto eight = [](const std::vector<uint16_t>& from, size_t at) {
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from.data() + 8 * at));
+    };
+    for (size_t at = slices.start[slice]; at < slices.start[slice + 1]; ++at) {
+      const __m256i column = _mm256_cvtepu16_epi32(eight(slices.columns, at));
+      const __m256 value = _mm256_cvtph_ps(eight(slices.values, at));
+      const __m256i below =
+          _mm256_and_si256(_mm256_srai_epi32(_mm256_castps_si256(value), 31), stride);
+      const __m256 edge = _mm256_i32gather_ps(edges, _mm256_add_epi32(column, below), 4);
+      total = _mm256_fmadd_ps(_mm256_i32gather_ps(x, column, 4), value, _mm256_sub_ps(total, edge));
+    }
+    _mm256_storeu_ps(sum, total);
+#else
+    for (size_t i = 8 * slices.start[slice]; i < 8 * size_t{slices.start[slice + 1]}; ++i) {
+      const float value = models::half_to_float(slices.values[i]);
+      const size_t column = slices.columns[i];
+      sum[i % 8] += x[column] * value - edges[column + (std::signbit(value) ? sorted.stride : 0)];
+    }
+#endif
+    for (size_t k = 0; k < 8; ++k) y[slices.rows[8 * slice + k]] += sum[k];
+  }
 }
 
 void decode_half(const Half& half, const Table& table, const float* scale, float by, float* out) {

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tidemill.errors import ConfigError, InputError, MissingCapability
 from tidemill.systems.grinqh.codebook import LEVELS, U8, Codebook
-from tidemill.systems.grinqh.graded_matrix import HALF, GradedMatrix
+from tidemill.systems.grinqh.graded_matrix import HALF, GradedMatrix, folded
 
 F32 = NDArray[np.float32]
 
@@ -107,14 +107,8 @@ class DeviceMatrix:
 def stored_values(codebook: Codebook, level: int) -> F32:
     """Values of ``level`` by code as stored: the first plane's two bits are the lowest."""
     stored = np.arange(1 << level)
-    code = stored & 3
-    if level > 2:
-        code = code << 1 | (stored >> 2 & 1)
-    if level > 3:
-        code = code << 1 | (stored >> 3 & 1)
-    if level > 4:
-        code = code << 2 | stored >> 4
-    return codebook.values[level][code]
+    code = (stored & 3) << 4 | (stored >> 2 & 1) << 3 | (stored >> 3 & 1) << 2 | stored >> 4
+    return codebook.values[level][folded(code.astype(np.uint8)) >> (LEVELS[-1] - level)]
 
 
 def check_device(device: str) -> None:

@@ -15,7 +15,7 @@ namespace {
 
 constexpr size_t kFew = 4;       // tokens up to which each chooses for itself; more are a prompt
 constexpr size_t kColumns = 64;  // dequantised at a time: 64 x 256 floats stay in L2
-constexpr size_t kTogether = 4;  // tokens whose sums are in registers
+constexpr size_t kAtOnce = 4;    // tokens whose sums are in registers
 
 // sums[t][i] += sum over c of x[t][c] w[c][i], for some tokens, kGroup outputs each.
 template <size_t tokens>
@@ -73,11 +73,11 @@ struct GradedLinear::Chosen final : models::Linear::Plan {
 
 GradedLinear::GradedLinear(std::shared_ptr<const Matrix> matrix, std::shared_ptr<Shared> shared,
                            std::shared_ptr<const Dial> dial, uint8_t top)
-    : matrix_(std::move(matrix)), shared_(std::move(shared)), dial_(std::move(dial)), top_(top) {
-  // few and large: each builds the tables of products of all columns
-  const size_t groups = matrix_->groups();
-  tasks_ = groups < 2 ? 1 : std::max<size_t>(2, (groups + 7) / 8);
-}
+    : matrix_(std::move(matrix)),
+      shared_(std::move(shared)),
+      dial_(std::move(dial)),
+      top_(top),
+      tasks_(matrix_->parts()) {}
 
 size_t GradedLinear::bytes() const {
   const double share = std::min(1.0, double{dial_->wanted} / top_);
@@ -107,8 +107,7 @@ std::unique_ptr<models::Linear::Plan> GradedLinear::plan(const models::Activatio
 void GradedLinear::multiply(size_t task, const models::Activations& x, const Plan* plan, float* y,
                             size_t ldy) const {
   const auto& chosen = static_cast<const Chosen&>(*plan);
-  const size_t groups = matrix_->groups();
-  const size_t begin = task * groups / tasks_, end = (task + 1) * groups / tasks_;
+  const size_t begin = matrix_->part_begin(task), end = matrix_->part_begin(task + 1);
   const size_t first = begin * kGroup, last = std::min(end * kGroup, rows());
   if (chosen.is_broken) {
     for (size_t i = 0; i < x.tokens(); ++i)
@@ -117,13 +116,13 @@ void GradedLinear::multiply(size_t task, const models::Activations& x, const Pla
   }
   if (chosen.tokens.empty()) return multiply_dense(begin, end, x, y, ldy);
   for (size_t i = 0; i < x.tokens(); ++i)
-    matrix_->apply(chosen.tokens[i], begin, end, y + i * ldy + first);
+    matrix_->apply(chosen.tokens[i], task, task + 1, y + i * ldy + first);
 }
 
 void GradedLinear::multiply_dense(size_t begin, size_t end, const models::Activations& x, float* y,
                                   size_t ldy) const {
   static thread_local std::vector<float> weights, sums;
-  const size_t tokens = x.tokens(), padded = (tokens + kTogether - 1) / kTogether * kTogether;
+  const size_t tokens = x.tokens(), padded = (tokens + kAtOnce - 1) / kAtOnce * kAtOnce;
   weights.resize(kColumns * kGroup);
   for (size_t group = begin; group < end; ++group) {
     const size_t first = group * kGroup, outputs = std::min(kGroup, rows() - first);
@@ -132,10 +131,10 @@ void GradedLinear::multiply_dense(size_t begin, size_t end, const models::Activa
     for (size_t column = 0; column < cols(); column += kColumns) {
       const size_t count = std::min(kColumns, cols() - column);
       matrix_->dequantise(top_, column, column + count, group, group + 1, weights.data(), kGroup);
-      for (size_t i = 0; i < tokens; i += kTogether) {
-        const float* at[kTogether];
-        for (size_t t = 0; t < kTogether; ++t) at[t] = x.row(std::min(i + t, tokens - 1)) + column;
-        add_products<kTogether>(at, count, weights.data(), sums.data() + i * kGroup);
+      for (size_t i = 0; i < tokens; i += kAtOnce) {
+        const float* at[kAtOnce];
+        for (size_t t = 0; t < kAtOnce; ++t) at[t] = x.row(std::min(i + t, tokens - 1)) + column;
+        add_products<kAtOnce>(at, count, weights.data(), sums.data() + i * kGroup);
       }
     }
     for (size_t i = 0; i < tokens; ++i)

@@ -10,6 +10,7 @@ bits touches the planes up to b and no other byte.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,12 @@ GROUP = 256
 """Outputs whose codes lie together: 64 bytes of a two-bit plane, 32 of a one-bit one."""
 HALF = 128
 """The last group may be half a one; then its third and fourth bits share the third's bytes."""
-PLANE_BITS = {2: 2, 3: 1, 4: 1, 6: 2}
-"""Bits that each plane adds."""
+PLANES = {2: (4, 2), 3: (3, 1), 4: (2, 1), 6: (0, 2)}
+"""By level, where in a code the bits are that its plane adds, and how many."""
+ONE_AT = (2, 3, 6, 7)
+LAST_AT = (1, 0, 5, 4)
 MOST_OUTLIERS = 0.05
+MOST_COLUMNS = 65_535
 _TINY = 1e-12
 
 
@@ -166,6 +170,10 @@ def check_weight(weight: F32, name: str) -> None:
     """
     if weight.ndim != 2 or 0 in weight.shape:
         raise InputError(f"{name} — shape {weight.shape}, must be (outputs, inputs), none 0.")
+    if weight.shape[1] > MOST_COLUMNS:
+        raise InputError(
+            f"{name} — {weight.shape[1]:,} inputs, must be at most {MOST_COLUMNS:,}; leave it out."
+        )
     if not np.isfinite(weight).all():
         bad = int(np.size(weight) - np.isfinite(weight).sum())
         raise InputError(
@@ -214,43 +222,66 @@ def _is_half(rows: int) -> bool:
 def pack(codes: U8) -> dict[int, U8]:
     """Bit-planes of top-level codes (m, n).
 
-    In each group of 256 outputs, output 128 v + 32 f + lane has bits 2f, 2f+1 of byte 32 v + lane
-    of a two-bit plane, and bit 4 v + f of byte ``lane`` of a one-bit plane. In half a group, v = 0,
-    bits 4 to 7 of the third bit's plane are those of the fourth's.
+    Below the sign, the first four bits of a code are stored as a magnitude: flipped where the code
+    is negative. In each group of 256 outputs, output 128 v + 32 f + lane has bits 2f, 2f+1 of byte
+    32 v + lane of the first plane, bit `ONE_AT`[f] - 2 v of byte ``lane`` of a one-bit plane, and
+    bits `LAST_AT`[f] and two higher of byte 32 v + lane of the last plane: so that few shifts put
+    bits of many outputs in their places. In half a group, v = 0, the third bit's plane has the
+    fourth's where v = 1 would be.
     """
     rows, cols = codes.shape
     padded = np.zeros((cols, -(-rows // GROUP) * GROUP), np.uint8)
-    padded[:, :rows] = codes.T
+    padded[:, :rows] = folded(codes).T
     lanes = padded.reshape(cols, -1, 2, 4, 32)
     planes: dict[int, U8] = {}
-    top = LEVELS[-1]
-    for level, bits in PLANE_BITS.items():
-        field = (lanes >> (top - level)) & ((1 << bits) - 1)
-        axes, shape = ((3,), (4, 1)) if bits == 2 else ((2, 3), (2, 4, 1))
-        shift = np.arange(0, 8, bits, dtype=np.uint8).reshape(shape)
-        planes[level] = np.bitwise_or.reduce(field << shift, axis=axes).reshape(cols, -1)
+    for level, (shift, width) in PLANES.items():
+        found = np.zeros((cols, lanes.shape[1], 2 if width == 2 else 1, 32), np.uint8)
+        for v, f in product(range(2), range(4)):
+            bits = (lanes[:, :, v, f] >> shift & ((1 << width) - 1)).astype(np.uint8)
+            found[:, :, v % found.shape[2]] |= _spread(level, v, f, bits)
+        planes[level] = found.reshape(cols, -1)
     if _is_half(rows):
-        planes[3][:, -32:] |= planes[4][:, -32:] << 4
+        planes[3][:, -32:] |= planes[4][:, -32:] >> 2
     return {
         level: np.ascontiguousarray(plane[:, : plane_bytes(level, rows)])
         for level, plane in planes.items()
     }
 
 
+def folded(codes: U8) -> U8:
+    """Codes as sign, magnitude and last two bits, and those as codes: flips what is in between."""
+    return (codes ^ np.where(codes < 32, 0b011100, 0)).astype(np.uint8)
+
+
+def _spread(level: int, v: int, f: int, bits: U8) -> U8:
+    """Bits of a field at their places in a byte."""
+    found = bits << (2 * f if level == 2 else ONE_AT[f] - 2 * v)
+    if level == 6:
+        found = (bits & 1) << LAST_AT[f] | (bits >> 1) << (LAST_AT[f] + 2)
+    return found.astype(np.uint8)
+
+
+def _gathered(level: int, v: int, f: int, byte: U8) -> U8:
+    """What `_spread` was given."""
+    found = byte >> (2 * f) & 3 if level == 2 else byte >> (ONE_AT[f] - 2 * v) & 1
+    if level == 6:
+        found = (byte >> LAST_AT[f] & 1) | (byte >> (LAST_AT[f] + 2) & 1) << 1
+    return found.astype(np.uint8)
+
+
 def unpack(planes: dict[int, U8], rows: int) -> U8:
     """What `pack` was given; bits of planes that are not there are 0."""
     cols, groups = planes[2].shape[0], -(-rows // GROUP)
-    total = np.zeros(1, np.uint8)
+    total = np.zeros((cols, groups, 2, 4, 32), np.uint8)
     for level, plane in planes.items():
-        bits = PLANE_BITS[level]
-        whole = np.zeros((cols, groups * GROUP * bits // 8), np.uint8)
+        shift, width = PLANES[level]
+        whole = np.zeros((cols, groups * GROUP * width // 8), np.uint8)
         whole[:, : plane.shape[1]] = plane
-        if bits == 1 and _is_half(rows):
-            shared = planes[3][:, -32:]
-            whole[:, -32:] = shared & 15 if level == 3 else shared >> 4
-        shape, ways = ((4, 1), 2) if bits == 2 else ((2, 4, 1), 1)
-        shift = np.arange(0, 8, bits, dtype=np.uint8).reshape(shape)
-        field = (whole.reshape(cols, groups, ways, 1, 32) >> shift) & ((1 << bits) - 1)
-        total = total | (field << (LEVELS[-1] - level)).astype(np.uint8)
-    flat = total.reshape(cols, -1)
+        if level == 4 and _is_half(rows):
+            whole[:, -32:] = planes[3][:, -32:] << 2
+        byte = whole.reshape(cols, groups, -1, 32)
+        for v, f in product(range(2), range(4)):
+            bits = _gathered(level, v, f, byte[:, :, v % byte.shape[2]])
+            total[:, :, v, f] |= bits << shift
+    flat = folded(total.reshape(cols, -1))
     return np.ascontiguousarray(flat[:, :rows].T)

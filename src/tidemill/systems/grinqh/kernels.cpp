@@ -61,6 +61,7 @@ void make(Matrix* self, In<float> row_scale, In<float> col_scale, In<uint8_t> tw
           In<uint32_t> outlier_rows, In<uint16_t> outlier_values, In<float> values) {
   const size_t rows = row_scale.size(), cols = col_scale.size();
   require(rows > 0 && cols > 0, "scales: rows and columns, none 0");
+  require(cols < 65536, "columns: at most 65,535");
   require(values.size() == 92, "92 values: 4 + 8 + 16 + 64");
   check_outliers(rows, cols, outlier_start, outlier_rows, outlier_values.size());
   Parts parts{rows,
@@ -210,6 +211,7 @@ void register_grinqh(nb::module_& m) {
            "outlier_start"_a, "outlier_rows"_a, "outlier_values"_a, "values"_a)
       .def("apply", &multiply, "x"_a, "levels"_a, "y"_a, "threads"_a)
       .def("plane", &plane, "index"_a)
+      .def_prop_ro("outlier_bytes", &Matrix::outlier_bytes)
       .def("dequantise", &dequantise, "level"_a, "begin"_a, "end"_a, "out"_a, "threads"_a);
   nb::class_<Dial>(m, "Dial")
       .def(nb::init<>())

@@ -89,6 +89,22 @@ class GrinqhWeights:
             check_bits(value)
             dial.bits = value
 
+    @property
+    def head(self) -> float | None:
+        """Code bits of the output matrix; None: those of the projections, but at least 4.
+
+        Raises:
+            ConfigError: Set out of [0, 6].
+        """
+        return self._head
+
+    @head.setter
+    def head(self, head: float | None) -> None:
+        if head is not None:
+            check_bits(head)
+        self._head = head
+        self.bits = self.bits
+
     def pack(
         self, model: ModelFile, role: str, layer: int | None, pool: NativePool
     ) -> NativeLinear | None:

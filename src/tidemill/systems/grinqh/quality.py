@@ -63,10 +63,10 @@ class Scale:
 SCALES = {
     Budget.QUICK: Scale("gemma-3-270m", Sample(2, 64, 96, 512), (1.5, 2.0, 2.5, 3.0, 4.0)),
     Budget.FULL: Scale(
-        "gemma-3-270m", Sample(4, 128, 256, 1024), tuple(1.5 + 0.25 * i for i in range(13))
+        "gemma-3-270m", Sample(9, 128, 256, 1024), tuple(1.5 + 0.25 * i for i in range(13))
     ),
 }
-SECOND = Scale("qwen2.5-coder-0.5b", Sample(2, 128, 256, 1024), (2.0, 3.0, 4.0))
+SECOND = Scale("qwen2.5-coder-0.5b", Sample(9, 128, 256, 1024), (2.0, 3.0, 4.0))
 """Of the second model, at full budget."""
 Found = dict[str, Score]
 
@@ -79,7 +79,7 @@ def frontier(context: Context, scale: Scale | None = None) -> Iterator[Measureme
     yield from _all_beat_fixed("", scale.model, decode, every, detail)
     yield _two_bits("two-bits", scale.model, decode, full, detail)
     three = min((decode["uniform 3"], decode["RTN 3"]), key=lambda score: score.kl)
-    yield _compared("two-over-three", scale.model, decode["GRINQH 2"], three, detail)
+    yield _compared("two-over-three", scale.model, decode["GRINQH codes 2"], three, detail)
     yield _monotone(decode, scale, detail)
     yield _dominated(decode, detail)
 
@@ -87,27 +87,35 @@ def frontier(context: Context, scale: Scale | None = None) -> Iterator[Measureme
 def second(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
     """Those that are asked of another model too."""
     scale = scale or SECOND
-    full, decode, every = _found(context, scale)
+    full, decode, every = _found(context, scale, more=False)
     detail = _detail(full, decode, every)
     yield from _all_beat_fixed("second-", scale.model, decode, every, detail)
     yield _two_bits("second-two-bits", scale.model, decode, full, detail)
 
 
-def _found(context: Context, scale: Scale) -> tuple[Score, Found, Found]:
+def _found(context: Context, scale: Scale, *, more: bool = True) -> tuple[Score, Found, Found]:
     from tidemill.systems.grinqh.torch_model.scoring import Subject
 
     context.progress.stage(f"load {scale.model} and calibrate on train")
     subject = Subject(scale.model, scale.sample, scale.threads)
     bits = sorted({*scale.frontier, 2.0, 3.0, 4.0})
-    decode = points(context, subject, Reach.DECODE, bits)
+    decode = points(context, subject, Reach.DECODE, bits, more=more)
     every = points(context, subject, Reach.ALL, (3.0, 4.0))
     return subject.full, decode, every
 
 
 def points(
-    context: Context, subject: Subject, reach: Reach, bits_read: Iterable[float]
+    context: Context,
+    subject: Subject,
+    reach: Reach,
+    bits_read: Iterable[float],
+    *,
+    more: bool = False,
 ) -> dict[str, Score]:
-    """GRINQH at bits read in all, and the baselines; with all tokens only those of 3 and 4 bits."""
+    """GRINQH at bits read in all, and the baselines; with all tokens only those of 3 and 4 bits.
+
+    ``more``: skipping, and the other ways to choose, too.
+    """
     graded, calibration = subject.graded, subject.graded.calibration
     if calibration is None:
         raise ClaimError("frontier — the model was not calibrated.")
@@ -115,10 +123,11 @@ def points(
     ways: dict[str, dict[str, Choice | None]] = {
         f"GRINQH {bits:g}": subject.choices(subject.code_bits(bits)) for bits in bits_read
     }
+    ways |= {f"GRINQH codes {bits}": subject.choices(float(bits)) for bits in (2, 3)}
     widths = (2, 3, 4) if reach is Reach.DECODE else (3, 4)
     ways |= {f"uniform {level}": uniform(graded, level) for level in widths}
     ways |= {f"static {bits:g}": static_mix(graded, calibration, bits) for bits in widths}
-    if reach is Reach.DECODE:
+    if more:
         ways["threshold 3"] = subject.choices(subject.code_bits(3), Mode.THRESHOLD)
         ways["one λ 3"] = subject.choices(subject.code_bits(3), even=False)
         ways["proportion 3"] = subject.choices(subject.code_bits(3), Mode.PROPORTION)
@@ -189,7 +198,8 @@ def _all_beat_fixed(
 def _two_bits(
     claim: str, model: str, found: Found, full: Score, detail: dict[str, Json]
 ) -> Measurement:
-    ours, rounded, static = (found[name] for name in ("GRINQH 2", "RTN 2", "static 2"))
+    names = ("GRINQH codes 2", "GRINQH 2", "RTN 2", "static 2")
+    ours, tighter, rounded, static = (found[name] for name in names)
     value, low, high = perplexity_ratio(ours.loss, full.loss)
     return Measurement(
         claim=claim,
@@ -197,7 +207,8 @@ def _two_bits(
         low=low,
         high=high,
         repeats=blocks_of(len(ours.loss)),
-        subject=f"GRINQH 2 on {model}: perplexity {figure(ours.perplexity)}",
+        subject=f"GRINQH on {model}: perplexity {figure(ours.perplexity)}, {ours.bits:.2f} bits "
+        f"read in all; with 2 in all {figure(tighter.perplexity)}",
         baseline=f"source: {figure(full.perplexity)}; RTN {figure(rounded.perplexity)}, "
         f"static {figure(static.perplexity)} at 2 bits of codes",
         detail=detail,

@@ -10,9 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.systems.grinqh.codebook import LEVELS, U8
-from tidemill.systems.grinqh.graded_matrix import GradedMatrix, column_bytes
+from tidemill.systems.grinqh.graded_matrix import GROUP, GradedMatrix, column_bytes
 
 F64 = NDArray[np.float64]
+PART_GROUPS = 16
+"""Groups of outputs to a part, at most; two parts at least, where there are two groups."""
+BLOCK = 2048
+"""Columns whose outliers are kept together."""
 
 
 class Reading:
@@ -23,15 +27,33 @@ class Reading:
         self.column = np.zeros(LEVELS[-1] + 1)
         for level in matrix.planes:
             self.column[level] = column_bytes(level, matrix.rows)
-        counts = np.diff(matrix.outlier_start.astype(np.int64))
-        self.outliers = counts * float(matrix.outlier_bytes)
-        # float scales of rows and columns, norms for the choice, where outliers begin
-        self.scales = 4.0 * (matrix.rows + 3 * matrix.cols)
+        # float scales of rows and columns, norms for the choice; outliers, whatever is chosen
+        self.scales = 4.0 * (matrix.rows + 2 * matrix.cols)
+        self.outliers = float(outlier_bytes(matrix))
 
     def bytes_of(self, levels: U8) -> F64:
         """Bytes read for each token of levels (tokens, n): codes with padding, outliers, scales."""
-        outliers: F64 = (levels > 0) @ self.outliers
-        return self.column[levels].sum(axis=1) + outliers + self.scales
+        found: F64 = self.column[levels].sum(axis=1) + self.outliers + self.scales
+        return found
+
+
+def outlier_bytes(matrix: GradedMatrix) -> int:
+    """Bytes of the outliers as the kernel keeps them: eight outputs together, padded to the most.
+
+    Four bytes each, and 20 for each eight outputs, of each part of the outputs and block of inputs.
+    """
+    groups = -(-matrix.rows // GROUP)
+    parts = 1 if groups < 2 else max(2, -(-groups // PART_GROUPS))
+    columns = np.repeat(np.arange(matrix.cols), np.diff(matrix.outlier_start.astype(np.int64)))
+    blocks = -(-matrix.cols // BLOCK)
+    places = np.zeros((blocks, groups * GROUP), np.int64)
+    np.add.at(places, (columns // BLOCK, matrix.outlier_rows.astype(np.int64)), 1)
+    total = 0
+    for part in range(parts):
+        rows = slice(part * groups // parts * GROUP, (part + 1) * groups // parts * GROUP)
+        most = -np.sort(-places[:, rows], axis=1)[:, ::8]
+        total += 32 * int(most.sum()) + 20 * int((most > 0).sum())
+    return total
 
 
 @dataclass(slots=True)

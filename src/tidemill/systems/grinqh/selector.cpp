@@ -103,7 +103,14 @@ bool Selector::within(const float* x, size_t budget, size_t block, uint8_t* leve
   } else {
     while (none - low > reach && !probe(low + reach)) reach *= 2;
   }
-  while (!is_settled()) probe(low + (high - low) / 2);
+  for (size_t turn = 1; !is_settled(); ++turn) {
+    double share =
+        0.5;  // costs fall about evenly with the bits of a water: two guesses, one halving
+    if (turn % 3 != 0 && low > 0)
+      share =
+          static_cast<double>(beyond.cost - budget) / static_cast<double>(beyond.cost - best.cost);
+    probe(low + static_cast<uint32_t>(share * static_cast<double>(high - low - 1)));
+  }
   hint_.store(high, std::memory_order_relaxed);
   const float water = as_float(high);
   taken.assign(energy.size(), 0);

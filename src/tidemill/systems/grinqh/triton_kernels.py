@@ -40,21 +40,25 @@ def add_columns(
     alone = (half == halves - 1).to(tl.int32) * (halves % 2)
     always = lane >= 0
     wide, third, fourth = halves * 32, (halves + 1) // 2 * 32, halves // 2 * 32
+    one_at = 2 + field % 2 + 4 * (field // 2)  # see `graded_matrix.pack`
+    last_at = 1 - field % 2 + 4 * (field // 2)
     sums = tl.zeros((128,), tl.float32)
     for i in range(count):
         column = tl.load(columns + i).to(tl.int64)
         code = _bits(two, column * wide + half * 32 + lane, 2 * field, 2, always)
         if PLANES > 1:
             at = column * third + group * 32 + lane
-            code |= _bits(three, at, 4 * upper + field, 1, always) << 2
+            code |= _bits(three, at, one_at - 2 * upper, 1, always) << 2
         if PLANES > 2:
             # the last half of all, if it is alone, keeps its fourth bits beside its third
-            shared = _bits(three, column * third + group * 32 + lane, 4 + field, 1, always)
+            shared = _bits(three, column * third + group * 32 + lane, one_at - 2, 1, always)
             own_at = column * fourth + group * 32 + lane
-            own = _bits(four, own_at, 4 * upper + field, 1, lane >= 32 * alone)
+            own = _bits(four, own_at, one_at - 2 * upper, 1, lane >= 32 * alone)
             code |= tl.where(alone > 0, shared, own) << 3
         if PLANES > 3:
-            code |= _bits(six, column * wide + half * 32 + lane, 2 * field, 2, always) << 4
+            at = column * wide + half * 32 + lane
+            code |= _bits(six, at, last_at, 1, always) << 4
+            code |= _bits(six, at, last_at + 2, 1, always) << 5
         sums += tl.load(inputs + i) * tl.load(values + code)
     at = y + half * 128 + output
     tl.store(at, tl.load(at) + sums)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,57 @@ from tidemill.systems.grinqh import workloads
 from tidemill.systems.grinqh.baselines import Rounded
 from tidemill.systems.grinqh.choice import Choice
 from tidemill.systems.grinqh.reading import trace
-from tidemill.systems.grinqh.scores import Reach, Sample, Score
+from tidemill.systems.grinqh.scores import F64, Reach, Sample, Score
 from tidemill.systems.grinqh.selection import Mode
 from tidemill.systems.grinqh.torch_model.linear import Stages
 from tidemill.systems.grinqh.torch_model.model import Setting, quantize
 
 _SAMPLE = 64
+_ROWS = 64  # tokens whose logits are made at once
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """What the source predicts for some tokens, such that a student's logits are needed once.
+
+    With p the source's probabilities and z a student's logits W h, the divergence is
+    Σ p log p − h·(pᵀ W) + log Σ exp z: sums over the vocabulary are kept, not p.
+
+    Args:
+        entropy: (tokens,) −Σ p log p, nats.
+        mean_row: (tokens, hidden) pᵀ W, float64.
+    """
+
+    entropy: Any
+    mean_row: Any
+
+    @classmethod
+    def of(cls, hidden: Any, head: Any) -> Teacher:
+        """Of hidden states (tokens, hidden) of the source, and the output matrix."""
+        import torch
+
+        found = [cls._some(rows, head) for rows in hidden.split(_ROWS)]
+        return cls(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+    @staticmethod
+    def _some(hidden: Any, head: Any) -> tuple[Any, Any]:
+        import torch
+
+        known = (hidden @ head.T).log_softmax(dim=-1)
+        chances = known.exp()
+        entropy = -(chances * known).sum(dim=-1, dtype=torch.float64)
+        return entropy, (chances @ head).double()
+
+    def judge(self, hidden: Any, targets: Any, head: Any) -> tuple[F64, F64]:
+        """Divergence from the source and loss, of a student's hidden states."""
+        total = hidden.new_empty(len(hidden)).double()
+        for first in range(0, len(hidden), _ROWS):
+            rows = slice(first, first + _ROWS)
+            total[rows] = (hidden[rows] @ head.T).logsumexp(dim=-1).double()
+        states = hidden.double()
+        gap = total - self.entropy - (states * self.mean_row).sum(dim=-1)
+        loss = total - (states * head[targets].double()).sum(dim=-1)
+        return gap.clamp(min=0).numpy(), loss.numpy()
 
 
 class Subject:
@@ -115,17 +161,16 @@ class Subject:
         is_first = not self.reference
         with torch.inference_mode():
             for i, row in enumerate(self._windows):
-                found = self._log_probabilities(i, reach, choices, layers)
+                hidden = self._hidden(i, reach, choices, layers)
+                targets = row[0, self.sample.prompt + 1 :]
                 if is_first:
-                    self.reference.append(found)
-                known = self.reference[i]
-                gap = (known.exp() * (known - found)).sum(dim=-1).clamp(min=0)
-                divergence.append(gap.double().numpy())
-                targets = row[0, self.sample.prompt + 1 :, None]
-                loss.append(-found.gather(1, targets)[:, 0].double().numpy())
+                    self.reference.append(Teacher.of(hidden, self.model.lm_head.weight))
+                gap, missed = self.reference[i].judge(hidden, targets, self.model.lm_head.weight)
+                divergence.append(gap)
+                loss.append(missed)
         return Score(name, bits, np.concatenate(divergence), np.concatenate(loss))
 
-    def _log_probabilities(
+    def _hidden(
         self,
         window: int,
         reach: Reach,
@@ -137,14 +182,12 @@ class Subject:
             if layers is not None:
                 self.install(layers)
             output = self._run(choices, row)
-            hidden = output.last_hidden_state[0, prompt:-1]
-        else:
-            cache = self._prompt(window, is_source=layers is not None)
-            if layers is not None:
-                self.install(layers)
-            output = self._run(choices, row[:, prompt:], past_key_values=cache, use_cache=True)
-            hidden = output.last_hidden_state[0, :-1]
-        return self.model.lm_head(hidden).log_softmax(dim=-1)
+            return output.last_hidden_state[0, prompt:-1]
+        cache = self._prompt(window, is_source=layers is not None)
+        if layers is not None:
+            self.install(layers)
+        output = self._run(choices, row[:, prompt:], past_key_values=cache, use_cache=True)
+        return output.last_hidden_state[0, :-1]
 
     def _prompt(self, window: int, *, is_source: bool) -> Any:
         """Keys and values of a prompt at the full level, of the source or of graded weights."""

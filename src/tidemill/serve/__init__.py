@@ -1,0 +1,77 @@
+"""The LLM server's core: requests, one scheduler for the real loop and the simulator, executors.
+
+    scheduler = Scheduler(SchedulerConfig(), BlockPool(1024))
+    core = EngineCore(scheduler, DecoderExecutor(decoder), tokenizer)
+    core.add(Request("1", ids), deliver)
+    while core.scheduler.busy:
+        core.step()
+
+Names are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tidemill.serve.block_pool import BlockPool
+    from tidemill.serve.clock import MonotonicClock, SimClock
+    from tidemill.serve.cost import MeasuredSteps, Roofline
+    from tidemill.serve.decoder_executor import DecoderExecutor
+    from tidemill.serve.engine import EngineCore, EngineThread
+    from tidemill.serve.events import EventLog
+    from tidemill.serve.executor import Executor, SimExecutor
+    from tidemill.serve.scheduler import Policies, Scheduler, SchedulerConfig
+    from tidemill.serve.simulation import simulate
+    from tidemill.serve.types import Request
+
+_HOMES = {
+    "BlockPool": "block_pool",
+    "DecoderExecutor": "decoder_executor",
+    "EngineCore": "engine",
+    "EngineThread": "engine",
+    "EventLog": "events",
+    "Executor": "executor",
+    "MeasuredSteps": "cost",
+    "MonotonicClock": "clock",
+    "Policies": "scheduler",
+    "Request": "types",
+    "Roofline": "cost",
+    "Scheduler": "scheduler",
+    "SchedulerConfig": "scheduler",
+    "SimClock": "clock",
+    "SimExecutor": "executor",
+    "simulate": "simulation",
+}
+
+__all__ = [
+    "BlockPool",
+    "DecoderExecutor",
+    "EngineCore",
+    "EngineThread",
+    "EventLog",
+    "Executor",
+    "MeasuredSteps",
+    "MonotonicClock",
+    "Policies",
+    "Request",
+    "Roofline",
+    "Scheduler",
+    "SchedulerConfig",
+    "SimClock",
+    "SimExecutor",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that holds ``name``."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,187 @@
+"""The engine with a real model: batched, chunked and preempted texts equal those made alone."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tidemill.errors import InputError
+from tidemill.models import NativeDecoder, SamplingParams, Tokenizer, generate, open_model
+from tidemill.models.generation import FinishReason
+from tidemill.serve.block_pool import BlockPool
+from tidemill.serve.decoder_executor import DecoderExecutor
+from tidemill.serve.engine import Delta, EngineCore, EngineStopped, EngineThread
+from tidemill.serve.scheduler import Scheduler, SchedulerConfig
+from tidemill.serve.types import Request, StepPlan, StepResult
+
+PROMPTS = (
+    "The capital of France is",
+    "def fibonacci(n):",
+    "Once upon a time, in a land far away, there lived a " * 6,
+    "1, 2, 3, 4,",
+    "Water boils at",
+)
+
+
+@pytest.fixture(scope="module")
+def model(model_path: Callable[[str], Path]) -> Iterator[tuple[NativeDecoder, Tokenizer]]:
+    with open_model(model_path("gemma-3-270m")) as file:
+        yield NativeDecoder(file, threads=2, context=256, kv_tokens=2048), file.tokenizer
+
+
+class Collected:
+    """A text on its way; ``done`` is set at its end."""
+
+    def __init__(self) -> None:
+        self.deltas: list[Delta] = []
+        self.done = threading.Event()
+
+    def __call__(self, delta: Delta) -> None:
+        assert not self.done.is_set(), "a delta after the last"
+        self.deltas.append(delta)
+        if delta.finish_reason is not None:
+            self.done.set()
+
+    @property
+    def text(self) -> str:
+        return "".join(delta.text for delta in self.deltas)
+
+    @property
+    def ids(self) -> list[int]:
+        return [token for delta in self.deltas for token in delta.token_ids]
+
+    @property
+    def last(self) -> Delta:
+        return self.deltas[-1]
+
+
+def core_of(model: tuple[NativeDecoder, Tokenizer], blocks: int = 64) -> EngineCore:
+    decoder, tokenizer = model
+    config = SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=32, max_model_len=256)
+    scheduler = Scheduler(config, BlockPool(blocks))
+    return EngineCore(scheduler, DecoderExecutor(decoder), tokenizer)
+
+
+def alone(model: tuple[NativeDecoder, Tokenizer], prompt: str, params: SamplingParams) -> list[int]:
+    decoder, tokenizer = model
+    generation = generate(decoder, tokenizer, tokenizer.encode(prompt), params)
+    list(generation)
+    return generation.ids
+
+
+def asked(model: tuple[NativeDecoder, Tokenizer], name: str, params: SamplingParams) -> Request:
+    tokenizer = model[1]
+    ids = tuple(tokenizer.encode(PROMPTS[int(name)]))
+    return Request(name, ids, params, tokenizer.eos_ids)
+
+
+@pytest.mark.parametrize("blocks", [64, 6])
+def test_texts_served_together_equal_texts_made_alone(
+    model: tuple[NativeDecoder, Tokenizer], blocks: int
+) -> None:
+    core = core_of(model, blocks)
+    greedy = SamplingParams(temperature=0, max_tokens=40)
+    drawn = SamplingParams(temperature=0.8, top_p=0.9, seed=7, max_tokens=40)
+    params = [greedy, drawn, greedy, drawn, greedy]
+    texts = [Collected() for _ in PROMPTS]
+    for index, text in enumerate(texts):
+        core.add(asked(model, str(index), params[index]), text)
+    while core.scheduler.busy:
+        core.step()
+    assert (core.scheduler.preemptions > 0) == (blocks == 6)
+    for text, prompt, settings in zip(texts, PROMPTS, params, strict=True):
+        assert text.ids == alone(model, prompt, settings)
+        assert text.last.usage.completion_tokens == len(text.ids)
+
+
+def test_a_second_turn_finds_its_first_and_reads_the_same(
+    model: tuple[NativeDecoder, Tokenizer],
+) -> None:
+    core, tokenizer = core_of(model), model[1]
+    params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
+    ids = tuple(tokenizer.encode(PROMPTS[2] * 2))
+    turns: list[Collected] = []
+    for name in ("1", "2", "3"):
+        text = Collected()
+        core.add(Request(name, ids, params), text)
+        while core.scheduler.busy:
+            core.step()
+        assert text.ids == alone(model, tokenizer.decode(ids), params) or name != "1"
+        turns.append(text)
+        ids = (*ids, *text.ids, *tokenizer.encode(" And then", add_special=False))
+    for before, after in itertools.pairwise(turns):
+        usage = after.last.usage
+        assert usage.cached_tokens >= before.last.usage.prompt_tokens - 32
+    decoder = model[0]
+    again = generate(decoder, tokenizer, ids[: turns[2].last.usage.prompt_tokens], params)
+    list(again)
+    assert turns[2].ids == again.ids
+
+
+def test_a_stop_string_ends_a_text_before_it(model: tuple[NativeDecoder, Tokenizer]) -> None:
+    core, whole, stopped = core_of(model), Collected(), Collected()
+    core.add(asked(model, "3", SamplingParams(temperature=0, max_tokens=30)), whole)
+    stop = SamplingParams(temperature=0, max_tokens=30, stop=(" 8",))
+    core.add(replace(asked(model, "3", stop), id="stopped"), stopped)
+    while core.scheduler.busy:
+        core.step()
+    assert " 8" in whole.text
+    assert stopped.text == whole.text[: whole.text.index(" 8")]
+    assert stopped.last.finish_reason is FinishReason.STOP
+    assert core.scheduler.pool.held == 0
+
+
+def test_a_failing_step_answers_its_requests_and_serves_on(
+    model: tuple[NativeDecoder, Tokenizer], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(DecoderExecutor):
+        fails = True
+
+        def run(self, plan: StepPlan) -> StepResult:
+            if self.fails:
+                raise InputError("planted")
+            return super().run(plan)
+
+    core, first, second = core_of(model), Collected(), Collected()
+    core.executor = executor = Failing(model[0])
+    params = SamplingParams(temperature=0, max_tokens=4)
+    core.add(asked(model, "0", params), first)
+    core.step()
+    executor.fails = False
+    core.add(asked(model, "1", params), second)
+    while core.scheduler.busy:
+        core.step()
+    assert (first.last.finish_reason, first.last.error) == (FinishReason.ERROR, "planted")
+    assert second.ids == alone(model, PROMPTS[1], params)
+    assert "planted" in caplog.text
+
+
+def test_a_thread_serves_aborts_and_drains(model: tuple[NativeDecoder, Tokenizer]) -> None:
+    thread = EngineThread(core_of(model))
+    texts = {str(index): Collected() for index in range(4)}
+    params = SamplingParams(temperature=0, max_tokens=100, ignore_eos=True)
+    for name, text in texts.items():
+        request = asked(model, name, params)
+        thread.call(lambda request=request, text=text: thread.core.add(request, text))
+    thread.call(lambda: thread.core.abort("2"))
+    thread.close(grace_s=60)
+    assert all(text.done.is_set() for text in texts.values())
+    reasons = [text.last.finish_reason for text in texts.values()]
+    assert reasons.count(FinishReason.LENGTH) == 3
+    assert texts["2"].last.finish_reason is FinishReason.ABORT
+    with pytest.raises(EngineStopped):
+        thread.call(lambda: None)
+
+
+def test_closing_without_grace_aborts_what_runs(model: tuple[NativeDecoder, Tokenizer]) -> None:
+    thread, text = EngineThread(core_of(model)), Collected()
+    params = SamplingParams(temperature=0, max_tokens=250, ignore_eos=True)
+    request = asked(model, "0", params)
+    thread.call(lambda: thread.core.add(request, text))
+    thread.close()
+    assert text.last.finish_reason is FinishReason.ABORT
