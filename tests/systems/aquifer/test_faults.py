@@ -20,7 +20,7 @@ from tidemill.systems.aquifer import (
     capability,
 )
 
-from .conftest import BuildC, compile_guest
+from .guest_programs import BuildC, compile_guest
 
 ECHO = """
 int main() {

@@ -9,7 +9,7 @@ import pytest
 
 from tidemill.systems.aquifer import GuestFailed, GuestLimits, GuestTimeout, MicroVM
 
-from .conftest import BuildC
+from .guest_programs import BuildC
 
 OPENER = r"""
 int main() {

@@ -15,8 +15,8 @@ from tidemill.systems.aquifer import GuestFailed, GuestRegion, MicroVM, Snapshot
 from tidemill.systems.aquifer.config import memory_bytes
 from tidemill.systems.aquifer.snapshot import PAGE
 
-from .conftest import BuildC
 from .fault_server import FaultServer
+from .guest_programs import BuildC
 
 HANDLER = """
 import json, random, re, time, zlib

@@ -76,7 +76,7 @@ def stress(
 
         def start(host: int) -> BaseProcess:
             chosen = generator.randrange(1 << 30)
-            arguments = (str(path), host, chosen, incoherent, str(log), end)
+            arguments = (str(path), host, chosen if incoherent else None, str(log), end)
             process = context.Process(target=_live, args=arguments)
             process.start()
             return process
@@ -116,15 +116,15 @@ def _ended(process: BaseProcess) -> bool:
     return is_broken
 
 
-def _live(path: str, host: int, seed: int, incoherent: bool, log: str, end: float) -> None:  # noqa: PLR0917
+def _live(path: str, host: int, adversary: int | None, log: str, end: float) -> None:
     """One host's process until ``end``."""
-    generator = random.Random(seed)
+    generator = random.Random()
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def say(*words: object) -> None:
         os.write(descriptor, (" ".join(map(str, words)) + "\n").encode())
 
-    pool = CxlPool.attach(path, host, incoherent=seed if incoherent else None)
+    pool = CxlPool.attach(path, host, incoherent=adversary)
     pool.deadline_s = 2.0
     acts: list[Callable[[CxlPool, random.Random, Callable[..., None]], None]] = [
         *([_borrow] * 8),
