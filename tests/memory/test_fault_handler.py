@@ -26,7 +26,7 @@ from tidemill.memory import (
 from tidemill.memory.fault_handler import process_switch
 from tidemill.memory.userfaultfd import Feature
 
-from .touching import Serve, Watch, give_back, read
+from .touching import Serve, Watch, freeze, give_back, read
 
 PAGE, PAGES = 4096, 256
 KEY = b"k" * 16
@@ -43,7 +43,7 @@ class Guest:
         self.image[kinds == 0] = 0
         self.local, self.remote = np.flatnonzero(kinds == 1), np.flatnonzero(kinds == 2)
         self.servers = [serve(), serve()]
-        self.tier = RemoteTier([server.address for server in self.servers], timeout_s=0.1)
+        self.tier = RemoteTier([server.address for server in self.servers], timeout_s=2)
         cold = self.image[self.remote]
         self.extent = self.tier.publish(KEY, cold)
         self.source = PageSource(
@@ -61,6 +61,7 @@ class Guest:
         self, faults: Userfaultfd, page_bytes: int = PAGE, **options: float
     ) -> FaultHandler:
         faults.register(self.memory.ctypes.data, self.memory.size)
+        options = {"deadline_s": 20.0} | options  # a busy machine is no failure
         range_ = GuestRange(self.memory.ctypes.data, self.memory.size, 0, page_bytes)
         return FaultHandler(faults, [range_], self.source, **options)
 
@@ -99,7 +100,7 @@ def test_threads_that_fault_at_once_share_reads_and_have_several_under_way(
         order = np.random.default_rng(seed).permutation(guest.remote).tolist()
         wrong.extend(p for p in order if not np.array_equal(guest.read(p), guest.image[p]))
 
-    os.kill(guest.servers[0].pid, signal.SIGSTOP)
+    freeze(guest.servers[0].pid)
     with guest.handler(faults) as handler:
         threads = [in_thread(lambda seed=seed: touch(seed)) for seed in range(6)]
         time.sleep(0.05)
@@ -187,15 +188,15 @@ def test_without_any_server_the_guest_is_ended_within_the_deadline(
         if end == "kill":
             server.kill()
         else:
-            os.kill(server.pid, signal.SIGSTOP)
+            freeze(server.pid)
     victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     pidfd = os.pidfd_open(victim.pid)
     began = time.monotonic()
     with guest.handler(faults, deadline_s=0.3) as handler:
         handler.guard(process_switch(pidfd))
         guest.read(int(guest.remote[0]))  # let go only after the guest is doomed
-        assert victim.wait(20) == -signal.SIGKILL
-        assert time.monotonic() - began < 20
+        assert victim.wait(60) == -signal.SIGKILL
+        assert time.monotonic() - began < 60
         assert "no server gives its pages" in handler.failure
         with pytest.raises(ResourceError, match="could not be provided"):
             handler.raise_failure()

@@ -22,7 +22,7 @@ from tidemill.errors import (
 )
 from tidemill.memory import PageServer, RemoteTier, crc32c, crc32c_of_chunks
 
-from .touching import Serve
+from .touching import Serve, freeze
 
 KEY = bytes(range(16))
 RNG = np.random.default_rng(20260623)
@@ -119,9 +119,9 @@ def test_the_replica_answers_when_the_first_server_is_gone(serve: Serve) -> None
 
 def test_a_server_that_hangs_is_given_up_in_time(serve: Serve) -> None:
     server = serve()
+    extent = RemoteTier(server.address, timeout_s=10).publish(KEY, some(4096))
     tier = RemoteTier(server.address, timeout_s=0.1)
-    extent = tier.publish(KEY, some(4096))
-    os.kill(server.pid, signal.SIGSTOP)
+    freeze(server.pid)
     began = time.monotonic()
     with pytest.raises(ResourceError, match="timed out"):
         tier.read(extent, 0, 16)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
+import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,3 +40,15 @@ def write(memory: U8, start: int, value: int) -> None:
 def give_back(memory: U8, start: int, size: int) -> None:
     """``MADV_DONTNEED``, as a balloon does."""
     assert _LIBC.madvise(memory.ctypes.data + start, size, mmap.MADV_DONTNEED) == 0
+
+
+def freeze(pid: int) -> None:
+    """``SIGSTOP``, and wait until no thread runs any more: one could still answer until then."""
+    os.kill(pid, signal.SIGSTOP)
+    threads = Path(f"/proc/{pid}/task")
+    while any(_state(thread) != "T" for thread in threads.iterdir()):
+        time.sleep(0.001)
+
+
+def _state(thread: Path) -> str:
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0]

@@ -61,7 +61,7 @@ def foreign(world: World, socket_path: Path) -> subprocess.Popen[str]:
 def test_another_process_s_guest_is_served_through_firecracker_s_handshake(
     world: World, tmp_path: Path
 ) -> None:
-    with UffdServer(tmp_path / "uffd", served(world)) as server:
+    with UffdServer(tmp_path / "uffd", served(world), deadline_s=20) as server:
         child = foreign(world, tmp_path / "uffd")
         assert child.stdin is not None
         assert child.stdout is not None
@@ -73,7 +73,7 @@ def test_another_process_s_guest_is_served_through_firecracker_s_handshake(
         assert guest.pid == child.pid
         assert guest.handler.counts["local"] == 0
         assert guest.handler.counts["remote"] > 0
-        _, errors = child.communicate(timeout=20)
+        _, errors = child.communicate(timeout=60)
         assert child.returncode == 0, errors
         assert not server.refused
 
@@ -92,13 +92,13 @@ def test_a_guest_whose_pages_are_lost_is_killed_not_left_to_hang(
             server.kill()
         child.stdin.write(OTHER.decode() + "\n")
         child.stdin.flush()
-        child.wait(20)
+        child.wait(60)
         assert child.returncode == -signal.SIGKILL
         child.communicate()
 
 
 def test_our_own_monitor_speaks_the_same_handshake(world: World, tmp_path: Path) -> None:
-    with UffdServer(tmp_path / "uffd", served(world)) as server:
+    with UffdServer(tmp_path / "uffd", served(world), deadline_s=20) as server:
         supply, goodbye = announce(tmp_path / "uffd")
         vm = MicroVM.restore(world.snapshot.machine, supply=supply)
         vm.on_close(goodbye)
@@ -173,7 +173,7 @@ def test_the_descriptor_may_come_late_but_must_come() -> None:
 
 
 def test_a_bad_handshake_is_noted_and_the_next_guest_served(world: World, tmp_path: Path) -> None:
-    with UffdServer(tmp_path / "uffd", served(world)) as server:
+    with UffdServer(tmp_path / "uffd", served(world), deadline_s=20) as server:
         with socket.socket(socket.AF_UNIX) as peer:
             peer.connect(str(tmp_path / "uffd"))
             peer.send(b"hello")

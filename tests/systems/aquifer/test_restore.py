@@ -24,6 +24,8 @@ from tidemill.systems.aquifer.recording import record
 from tidemill.systems.aquifer.restore import Restored, cold_pages, hot_pages
 from tidemill.systems.aquifer.snapshot import PAGE
 
+from tests.memory.touching import freeze
+
 from .stand_ins import LocalPool
 
 HANDLER = """
@@ -64,9 +66,9 @@ class World:
         path = pack(self.snapshot, [r.pages.tolist() for r in self.recordings], folder / "fn.aqs")
         self.maps = SnapshotFile.open(path)
         self.servers = [PageServer(f"unix:{folder}/node{i}", 1 << 28) for i in range(2)]
-        self.tier = RemoteTier([server.address for server in self.servers], timeout_s=0.2)
+        self.tier = RemoteTier([server.address for server in self.servers], timeout_s=2)
         self.pool = LocalPool()
-        self.agent = Agent(self.pool, self.tier, deadline_s=1.5)
+        self.agent = Agent(self.pool, self.tier, deadline_s=20)
         assert self.agent.publish("fn", self.maps) == 1
 
     def close(self) -> None:
@@ -218,7 +220,7 @@ def test_without_memory_nodes_hot_requests_are_answered_and_cold_ones_end_the_gu
 
 def test_a_node_that_dies_under_way_is_replaced_by_the_other(world: World) -> None:
     with world.agent.restore("fn") as restored:
-        os.kill(world.servers[0].pid, signal.SIGSTOP)
+        freeze(world.servers[0].pid)
         answers: list[dict[str, int]] = []
         thread = threading.Thread(target=lambda: answers.append(ask(restored, OTHER)))
         thread.start()
