@@ -1,0 +1,1 @@
+"""A CXL pool that several hosts share without coherent caches: views, ownership, its checker."""
