@@ -15,7 +15,9 @@ from tidemill.models import NativeDecoder, SamplingParams, Tokenizer, generate, 
 from tidemill.models.generation import FinishReason
 from tidemill.serve.block_pool import BlockPool
 from tidemill.serve.decoder_executor import DecoderExecutor
-from tidemill.serve.engine import Delta, EngineCore, EngineStopped, EngineThread
+from tidemill.serve.engine import EngineCore
+from tidemill.serve.engine_thread import EngineThread
+from tidemill.serve.messages import Abort, Add, Batch, Close, Delta, Refusal
 from tidemill.serve.scheduler import Scheduler, SchedulerConfig
 from tidemill.serve.types import Request, StepPlan, StepResult
 
@@ -161,27 +163,67 @@ def test_a_failing_step_answers_its_requests_and_serves_on(
     assert "planted" in caplog.text
 
 
+class Told:
+    """What a thread told, by request."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, Collected] = {}
+        self.answers: dict[str, Refusal | None] = {}
+        self.ended = threading.Event()
+        self.error: Exception | None = None
+
+    def batch(self, batch: Batch) -> None:
+        assert not self.answers.keys() & batch.answers.keys(), "answered twice"
+        self.answers |= batch.answers
+        for name, delta in batch.deltas.items():
+            assert name in self.answers, "a text before its answer"
+            self.texts.setdefault(name, Collected())(delta)
+
+    def end(self, error: Exception | None) -> None:
+        self.error = error
+        self.ended.set()
+
+
 def test_a_thread_serves_aborts_and_drains(model: tuple[NativeDecoder, Tokenizer]) -> None:
-    thread = EngineThread(core_of(model))
-    texts = {str(index): Collected() for index in range(4)}
-    params = SamplingParams(temperature=0, max_tokens=100, ignore_eos=True)
-    for name, text in texts.items():
-        request = asked(model, name, params)
-        thread.call(lambda request=request, text=text: thread.core.add(request, text))
-    thread.call(lambda: thread.core.abort("2"))
-    thread.close(grace_s=60)
-    assert all(text.done.is_set() for text in texts.values())
-    reasons = [text.last.finish_reason for text in texts.values()]
-    assert reasons.count(FinishReason.LENGTH) == 3
-    assert texts["2"].last.finish_reason is FinishReason.ABORT
-    with pytest.raises(EngineStopped):
-        thread.call(lambda: None)
+    told = Told()
+    thread = EngineThread(core_of(model), told.batch, told.end)
+    params = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
+    for name in "0123":
+        thread.send(Add(asked(model, name, params)))
+    thread.send(Abort("2"))
+    thread.send(Close(60))
+    thread.send(Add(asked(model, "4", params)))
+    assert told.ended.wait(60)
+    assert told.error is None
+    refused = told.answers["4"]
+    assert refused is not None
+    assert "is shutting down" in refused.text
+    reasons = {name: text.last.finish_reason for name, text in told.texts.items()}
+    assert reasons.pop("2") is FinishReason.ABORT
+    assert reasons == dict.fromkeys("013", FinishReason.LENGTH)
+    for name in "013":
+        assert told.texts[name].ids == alone(model, PROMPTS[int(name)], params)
 
 
 def test_closing_without_grace_aborts_what_runs(model: tuple[NativeDecoder, Tokenizer]) -> None:
-    thread, text = EngineThread(core_of(model)), Collected()
+    told = Told()
+    thread = EngineThread(core_of(model), told.batch, told.end)
     params = SamplingParams(temperature=0, max_tokens=250, ignore_eos=True)
-    request = asked(model, "0", params)
-    thread.call(lambda: thread.core.add(request, text))
+    thread.send(Add(asked(model, "0", params)))
     thread.close()
-    assert text.last.finish_reason is FinishReason.ABORT
+    assert told.texts["0"].last.finish_reason is FinishReason.ABORT
+
+
+def test_a_thread_that_fails_says_so(
+    model: tuple[NativeDecoder, Tokenizer], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Scheduler):
+        def schedule(self, now: float) -> StepPlan:
+            raise AssertionError("planted")
+
+    core, told = core_of(model), Told()
+    core.scheduler = Broken(core.scheduler.config, core.scheduler.pool)
+    EngineThread(core, told.batch, told.end).send(Abort("nobody"))
+    assert told.ended.wait(10)
+    assert isinstance(told.error, AssertionError)
+    assert "planted" in caplog.text

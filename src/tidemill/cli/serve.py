@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tidemill.cli.chat import chat_template
-from tidemill.cli.language_model import Context, DecoderOptions, Kv, Model, Threads, Weights, opened
+from tidemill.cli.language_model import Context, Kv, Model, Threads, Weights, opened_file
+
+if TYPE_CHECKING:
+    from tidemill.models.model_file import ModelFile
+    from tidemill.serve.api_keys import ApiKey
+    from tidemill.serve.server import ServedModel
 
 KEY_VARIABLE = "TIDEMILL_API_KEY"
+
+
+class Where(StrEnum):
+    """Where an engine runs."""
+
+    PROCESS = "process"
+    IN_PROCESS = "in-process"
 
 
 def serve(  # noqa: PLR0913 - one parameter per option
@@ -27,9 +42,13 @@ def serve(  # noqa: PLR0913 - one parameter per option
     ] = None,
     order: Annotated[str, typer.Option(help="fcfs, priority, edf or longest-prefix.")] = "fcfs",
     api_key_file: Annotated[
-        Path | None, typer.Option(help=f"Keys, one a line; or {KEY_VARIABLE}.")
+        Path | None, typer.Option(help=f"Keys and their limits, one a line; or {KEY_VARIABLE}.")
     ] = None,
     grace: Annotated[float, typer.Option(help="Seconds that texts may go on at the end.")] = 30.0,
+    engine: Annotated[
+        Where, typer.Option(help="A process of its own is started again when it dies.")
+    ] = Where.PROCESS,
+    replicas: Annotated[int, typer.Option(min=1, help="Engines that share the requests.")] = 1,
     template: Annotated[
         str | None, typer.Option(metavar="FILE", help="A Jinja chat template, not the model's own.")
     ] = None,
@@ -42,40 +61,70 @@ def serve(  # noqa: PLR0913 - one parameter per option
 
     Without a key it listens on this machine only. Ctrl-C lets running texts end.
     """
-    from tidemill.errors import UnsupportedModel
-    from tidemill.serve.server import ServerConfig, make_app, make_core, run_server
+    from tidemill.models.native_decoder import usable_cpus
+    from tidemill.serve.links import launch_process, launch_thread
+    from tidemill.serve.messages import EngineSpec
+    from tidemill.serve.model_engine import open_core
+    from tidemill.serve.server import NO_RESTARTS, Restarts, ServerConfig, make_app, run_server
 
+    is_process = engine is Where.PROCESS
     config = ServerConfig(
         host=host,
         port=port,
+        grace_s=grace,
+        api_keys=_keys(api_key_file),
+        restarts=Restarts() if is_process else NO_RESTARTS,
+    )
+    spec = EngineSpec(
+        model,
+        threads=threads or max(1, usable_cpus() // replicas),
+        context=context,
+        weights=weights,
+        kv=kv,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         max_queue=max_queue,
         order=order,
-        grace_s=grace,
-        api_keys=_keys(api_key_file),
     )
-    options = DecoderOptions(threads, context, weights, kv, max_num_seqs)
-    with opened(model, options, quiet=False) as ready:
-        try:
-            chats = chat_template(ready, template)
-        except UnsupportedModel:
-            chats = None
-        core = make_core(ready.decoder, ready.file, config)
-        app = make_app(core, name or ready.file.name, chats, config)
-        run_server(app, config)
+    with opened_file(model, quiet=False) as file, ExitStack() as cores:
+        served = _served(file, name, template, context)
+        if is_process:
+            launches = [launch_process(spec)] * replicas
+        else:
+            launches = [launch_thread(cores.enter_context(open_core(spec)))]
+        run_server(make_app(served, launches, config), config, partial(_tell, served.name))
 
 
-def _keys(file: Path | None) -> tuple[str, ...]:
+def _tell(name: str, address: str) -> None:
+    typer.echo(f"tidemill: {name} is served at {address}/v1 — Ctrl-C ends it", err=True)
+
+
+def _served(
+    file: ModelFile, name: str | None, template: str | None, context: int | None
+) -> ServedModel:
+    from tidemill.errors import UnsupportedModel
+    from tidemill.models.native_decoder import default_context
+    from tidemill.serve.server import ServedModel
+
+    try:
+        chats = chat_template(file, template)
+    except UnsupportedModel:
+        chats = None
+    tokens = default_context(file.config, context)
+    return ServedModel(name or file.name, file.tokenizer, chats, tokens)
+
+
+def _keys(file: Path | None) -> tuple[ApiKey, ...]:
     from tidemill.errors import ConfigError
+    from tidemill.serve.api_keys import parse_keys
 
     held = os.environ.pop(KEY_VARIABLE, None)
     if file is None:
-        return (held,) if held else ()
+        return parse_keys(held or "")
     try:
-        lines = file.read_text(encoding="utf-8").split()
+        keys = parse_keys(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--api-key-file={str(file)!r} — cannot be read: {error}.") from error
-    if not lines:
+    if not keys:
         raise ConfigError(f"--api-key-file={str(file)!r} — holds no key; write one a line.")
-    return tuple(lines)
+    return keys
