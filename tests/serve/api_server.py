@@ -1,4 +1,7 @@
-"""Servers in a thread of the test, and clients that read their streams."""
+"""Servers in a thread of the test, and clients that read their streams.
+
+``python api_server.py STEP`` serves the counting model until its standard input is closed.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,17 @@ from typing import Any
 import httpx
 from counting_model import CONTEXT, Words, counting_core
 
+from tidemill.models import ChatTemplate
 from tidemill.serve.links import Launch, launch_process, launch_thread
 from tidemill.serve.messages import EngineSpec
 from tidemill.serve.server import ServedModel, Server, ServerConfig, make_app
 
 COUNTING = (sys.executable, "-P", str(Path(__file__).with_name("counting_model.py")))
 NAME = "counting"
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
 
 
 def wait_for(condition: Callable[[], bool], most_s: float = 60.0) -> None:
@@ -70,9 +78,12 @@ def counting(
         name: settings.pop(name, default)
         for name, default in (("max_num_seqs", 8), ("max_num_batched_tokens", 256))
     }
-    spec = EngineSpec(step, max_queue=settings.pop("max_queue", None), **limits)
+    context = settings.pop("context", CONTEXT)
+    most = settings.pop("max_queue", None)
+    spec = EngineSpec(step, context=context, max_queue=most, **limits)
     config = ServerConfig(port=0, **{"grace_s": 5.0, **settings})
-    model = ServedModel(NAME, Words(), None, CONTEXT)  # pyright: ignore[reportArgumentType]
+    words: Any = Words()
+    model = ServedModel(NAME, words, ChatTemplate(TEMPLATE), context)
     if in_process:
         with counting_core(spec) as core, running(model, [launch_thread(core)], config) as found:
             yield found
@@ -129,3 +140,10 @@ def take(told: Told, event: str) -> None:
         told.text += choice["text"]
         if choice["finish_reason"] is not None:
             told.reasons.append(choice["finish_reason"])
+
+
+if __name__ == "__main__":
+    with counting(step=sys.argv[1]) as served:
+        sys.stdout.write(f"{served.address}\n")
+        sys.stdout.flush()
+        sys.stdin.read()

@@ -1,7 +1,8 @@
 """A model that counts, for engines in processes of their own: each text is known beforehand.
 
 ``python counting_model.py FD`` is such an engine. Its spec's ``model`` says how long a step takes
-in seconds, and with a letter after it how it ends: ``0.01d`` dies after 20 steps, ``0s`` at once.
+in seconds, and with a letter after it how it fails: ``0.01d`` dies in its 20th step, ``0s`` when it
+starts, and ``0e`` has an error in every fifth step.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Words:
     strips_first_space = False
 
     def encode(self, text: str, **_: object) -> list[int]:
-        return [int(word) for word in text.split()]
+        return [int(word) if word.isascii() and word.isdigit() else 7 for word in text.split()]
 
     def token_bytes(self, token: int) -> bytes:
         return f"{token} ".encode() * (1 if token < 1000 else 500)
@@ -50,15 +51,17 @@ def text_of(tokens: Sequence[int]) -> str:
 class Counting:
     """Computes nothing, in its time."""
 
-    def __init__(self, step_s: float, dies: bool = False) -> None:
-        self._step_s, self._dies, self._steps = step_s, dies, 0
+    def __init__(self, spec: str) -> None:
+        self._step_s, self._fault, self._steps = float(spec.rstrip("de")), spec[-1], 0
 
     def run(self, plan: StepPlan) -> StepResult:
         if plan.parts:
             self._steps += 1
             time.sleep(self._step_s)
-        if self._dies and self._steps == 20:
+        if self._fault == "d" and self._steps == 20:
             os._exit(7)
+        if self._fault == "e" and self._steps % 5 == 0:
+            raise RuntimeError("planted")
         return StepResult(
             {
                 part.request.id: Sampled(part.request.prompt_ids[0] + part.outputs % 900)
@@ -75,11 +78,11 @@ def counting_core(spec: EngineSpec) -> Generator[EngineCore]:
     config = SchedulerConfig(
         max_num_seqs=spec.max_num_seqs,
         max_num_batched_tokens=spec.max_num_batched_tokens,
-        max_model_len=CONTEXT,
+        max_model_len=spec.context or CONTEXT,
         max_queue=spec.max_queue,
     )
-    executor = Counting(float(spec.model.rstrip("d")), spec.model.endswith("d"))
-    yield EngineCore(Scheduler(config, BlockPool(100_000)), executor, Words())  # pyright: ignore[reportArgumentType]
+    scheduler = Scheduler(config, BlockPool(100_000))
+    yield EngineCore(scheduler, Counting(spec.model), Words())  # pyright: ignore[reportArgumentType]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from api_server import running, wait_for
+from api_server import TEMPLATE, running, wait_for
 from test_engine import PROMPTS
 
 from tidemill.models import ChatTemplate, NativeDecoder, SamplingParams, generate, open_model
@@ -25,10 +25,6 @@ from tidemill.serve.model_engine import make_core
 from tidemill.serve.server import NO_RESTARTS, ServedModel, ServerConfig
 
 NAME = "gemma-3-270m"
-TEMPLATE = (
-    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:{% endif %}"
-)
 Model = tuple[ModelFile, NativeDecoder]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,8 @@ from tidemill.cli.language_model import Context, Kv, Model, Threads, Weights, op
 if TYPE_CHECKING:
     from tidemill.models.model_file import ModelFile
     from tidemill.serve.api_keys import ApiKey
+    from tidemill.serve.links import Launch
+    from tidemill.serve.messages import EngineSpec
     from tidemill.serve.server import ServedModel
 
 KEY_VARIABLE = "TIDEMILL_API_KEY"
@@ -49,6 +51,10 @@ def serve(  # noqa: PLR0913 - one parameter per option
         Where, typer.Option(help="A process of its own is started again when it dies.")
     ] = Where.PROCESS,
     replicas: Annotated[int, typer.Option(min=1, help="Engines that share the requests.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Engines on a Ray cluster; `local` starts one here."),
+    ] = None,
     template: Annotated[
         str | None, typer.Option(metavar="FILE", help="A Jinja chat template, not the model's own.")
     ] = None,
@@ -61,19 +67,21 @@ def serve(  # noqa: PLR0913 - one parameter per option
 
     Without a key it listens on this machine only. Ctrl-C lets running texts end.
     """
+    from tidemill.errors import ConfigError
     from tidemill.models.native_decoder import usable_cpus
     from tidemill.serve.links import launch_process, launch_thread
     from tidemill.serve.messages import EngineSpec
     from tidemill.serve.model_engine import open_core
     from tidemill.serve.server import NO_RESTARTS, Restarts, ServerConfig, make_app, run_server
 
-    is_process = engine is Where.PROCESS
+    if engine is Where.IN_PROCESS and (replicas > 1 or ray is not None):
+        raise ConfigError.of("engine", engine.value, "process with --replicas or --ray")
     config = ServerConfig(
         host=host,
         port=port,
         grace_s=grace,
         api_keys=_keys(api_key_file),
-        restarts=Restarts() if is_process else NO_RESTARTS,
+        restarts=Restarts() if engine is Where.PROCESS else NO_RESTARTS,
     )
     spec = EngineSpec(
         model,
@@ -86,17 +94,30 @@ def serve(  # noqa: PLR0913 - one parameter per option
         max_queue=max_queue,
         order=order,
     )
-    with opened_file(model, quiet=False) as file, ExitStack() as cores:
+    with opened_file(model, quiet=False) as file, ExitStack() as resources:
         served = _served(file, name, template, context)
-        if is_process:
-            launches = [launch_process(spec)] * replicas
+        if engine is Where.IN_PROCESS:
+            launch = launch_thread(resources.enter_context(open_core(spec)))
+        elif ray is not None:
+            launch = _on_ray(spec, ray, resources)
         else:
-            launches = [launch_thread(cores.enter_context(open_core(spec)))]
-        run_server(make_app(served, launches, config), config, partial(_tell, served.name))
+            launch = launch_process(spec)
+        app = make_app(served, [launch] * replicas, config)
+        run_server(app, config, partial(_tell, served.name))
+
+
+def _on_ray(spec: EngineSpec, address: str, resources: ExitStack) -> Launch:
+    from tidemill.bench.ray_runner import connected, import_ray
+    from tidemill.serve.ray_engines import launch_ray
+
+    ray = import_ray()
+    resources.enter_context(connected(ray, address))
+    return launch_ray(spec, ray)
 
 
 def _tell(name: str, address: str) -> None:
-    typer.echo(f"tidemill: {name} is served at {address}/v1 — Ctrl-C ends it", err=True)
+    with suppress(OSError):  # a full disk under the log
+        typer.echo(f"tidemill: {name} is served at {address}/v1 — Ctrl-C ends it", err=True)
 
 
 def _served(

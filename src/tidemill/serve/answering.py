@@ -53,6 +53,7 @@ async def whole_texts(
         watching.cancel()
         reading.cancel()
         close_all(streams)
+        await asyncio.gather(reading, watching, return_exceptions=True)
     for text in texts:
         if text[-1].finish_reason is FinishReason.ERROR:
             raise Unanswered(text[-1].error or "request — failed; try again.")

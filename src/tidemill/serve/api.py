@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from tidemill.errors import InputError
@@ -90,16 +91,32 @@ def make_api(
     )
     install_error_handlers(app)
     calls = _Calls(served)
-    bodies: Responses = {400: {}, 404: {}, 429: {}, 503: {}}
+    errors: Responses = {code: {} for code in (400, 401, 404, 413, 429, 500, 503)}
+    texts: Responses = {200: {"content": {"text/event-stream": {}}}, **errors}
     app.add_api_route("/v1/models", calls.models, methods=["GET"])
     app.add_api_route("/v1/models/{name:path}", calls.model, methods=["GET"], responses={404: {}})
-    app.add_api_route("/v1/completions", calls.complete, methods=["POST"], responses=bodies)
-    app.add_api_route("/v1/chat/completions", calls.chat, methods=["POST"], responses=bodies)
-    app.add_api_route("/tokenize", calls.tokenize, methods=["POST"], responses=bodies)
+    app.add_api_route("/v1/completions", calls.complete, methods=["POST"], responses=texts)
+    app.add_api_route("/v1/chat/completions", calls.chat, methods=["POST"], responses=texts)
+    app.add_api_route("/tokenize", calls.tokenize, methods=["POST"], responses=errors)
     app.add_api_route("/health", calls.health, methods=["GET"], responses={503: {}})
-    app.add_api_route("/metrics", calls.metrics, methods=["GET"])
+    app.add_api_route("/metrics", calls.metrics, methods=["GET"], response_class=PlainTextResponse)
+    app.openapi = lambda: _document(app, served.name)
     add_chat_page(app)
     return app
+
+
+def _document(app: FastAPI, model: str) -> Json:
+    """The OpenAPI document, which names the model that is served."""
+    if app.openapi_schema is None:
+        found: Json = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        named = {"type": "string", "enum": [model]}
+        for schema in found["components"]["schemas"].values():
+            if "model" in schema.get("properties", {}):
+                schema["properties"]["model"] = named
+        for parameter in found["paths"]["/v1/models/{name}"]["get"]["parameters"]:
+            parameter["schema"] = named
+        app.openapi_schema = found
+    return app.openapi_schema
 
 
 class _Calls:

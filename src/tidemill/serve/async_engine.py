@@ -231,6 +231,14 @@ class AsyncEngine:
         return EngineDown.until(self.state, self._pause_s() + self._start_s)
 
     async def _live(self) -> None:
+        try:
+            await self._lives()
+        except Exception as error:
+            _log.exception("an engine could not be looked after")
+            self._give_up(ResourceError(f"engine — {type(error).__name__}; the log says more."))
+        self.ready.set()
+
+    async def _lives(self) -> None:
         while not self._closing.is_set():
             how = await self._one_life()
             if self._closing.is_set() or self.failure is not None:
@@ -241,7 +249,6 @@ class AsyncEngine:
                 break
             self.restarts += 1
             await asyncio.sleep(self._pause_s())
-        self.ready.set()
 
     async def _one_life(self) -> str:
         """Start an engine and see it end; how it did."""

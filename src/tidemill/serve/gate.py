@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,6 +15,8 @@ from tidemill.serve.api_keys import Account, Accounts, ApiKey, OverLimit
 from tidemill.serve.chat_page import PATHS
 
 _OPEN = frozenset({"/health", *PATHS})
+_HANG_UP = {"Connection": "close"}
+"""With it the rest of a body need not be read."""
 ACCOUNT = "tidemill.account"
 """Where the account of a request's key stands in its ASGI scope."""
 
@@ -85,20 +88,22 @@ class Gate:
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 12 or int(length) > self._most:
             text = f"the body has {length[:20]} bytes; at most {self._most} are taken"
-            return JSONResponse(error_json(text, "invalid_request_error"), 413)
+            return JSONResponse(error_json(text, "invalid_request_error"), 413, _HANG_UP)
         return None
 
 
 class _Limited:
-    """A body that ends the request when it grows beyond what was said."""
+    """A body that is refused when it grows beyond what was said, or what is taken."""
 
     def __init__(self, receive: Receive, most: int) -> None:
-        self._receive, self._left = receive, most
+        self._receive, self._most = receive, most
+        self._read = 0
 
     async def __call__(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
-            self._left -= len(message.get("body", b""))
-            if self._left < 0:
-                return {"type": "http.disconnect"}
+            self._read += len(message.get("body", b""))
+            if self._read > self._most:
+                text = f"the body has more than {self._most} bytes, which are the most taken"
+                raise HTTPException(413, text, _HANG_UP)
         return message

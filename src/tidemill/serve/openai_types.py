@@ -150,7 +150,7 @@ class CompletionBody(Sampling):
     """``POST /v1/completions``."""
 
     prompt: Annotated[
-        str | Ids | Texts | Annotated[list[Ids], Field(max_length=MOST_CHOICES)],
+        str | Ids | Texts | Annotated[list[Ids], Field(min_length=1, max_length=MOST_CHOICES)],
         _said_as(f"a text, token ids (at least 0), or up to {MOST_CHOICES} of either"),
     ]
     max_tokens: int | None = Field(16, ge=1, lt=1 << 31)
