@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tidemill.serve.block_pool import BlockPool
     from tidemill.serve.clock import MonotonicClock, SimClock
-    from tidemill.serve.cost import MeasuredSteps, Roofline
+    from tidemill.serve.cost import Roofline, StepShape
     from tidemill.serve.decoder_executor import DecoderExecutor
     from tidemill.serve.engine import EngineCore, EngineThread
     from tidemill.serve.events import EventLog
     from tidemill.serve.executor import Executor, SimExecutor
+    from tidemill.serve.measured_steps import MeasuredSteps
     from tidemill.serve.scheduler import Policies, Scheduler, SchedulerConfig
     from tidemill.serve.simulation import simulate
     from tidemill.serve.types import Request
@@ -33,7 +34,7 @@ _HOMES = {
     "EngineThread": "engine",
     "EventLog": "events",
     "Executor": "executor",
-    "MeasuredSteps": "cost",
+    "MeasuredSteps": "measured_steps",
     "MonotonicClock": "clock",
     "Policies": "scheduler",
     "Request": "types",
@@ -42,6 +43,7 @@ _HOMES = {
     "SchedulerConfig": "scheduler",
     "SimClock": "clock",
     "SimExecutor": "executor",
+    "StepShape": "cost",
     "simulate": "simulation",
 }
 
@@ -61,6 +63,7 @@ __all__ = [
     "SchedulerConfig",
     "SimClock",
     "SimExecutor",
+    "StepShape",
     "simulate",
 ]
 
