@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tidemill.errors import ConfigError, InputError
 from tidemill.models.generation import FinishReason
 from tidemill.serve.block_pool import BlockPool
-from tidemill.serve.cost import MeasuredSteps
+from tidemill.serve.cost import StepShape, shape_of
+from tidemill.serve.measured_steps import MeasuredSteps
 from tidemill.serve.policy import ORDERS, Key, RequestView, View
 from tidemill.serve.scheduler import Policies, QueueFull, Scheduler, SchedulerConfig
 from tidemill.serve.types import Request
@@ -144,14 +145,14 @@ def test_a_pool_that_shrinks_below_a_request_fails_it_and_serves_on() -> None:
 
 
 def test_a_step_is_cut_to_the_time_it_may_take() -> None:
-    cost = MeasuredSteps((1, 1000), (0.001, 1.0), 0.0)
+    cost = MeasuredSteps(((1, 0.001), (1000, 1.0)))
     config = SchedulerConfig(
         max_num_seqs=4, max_num_batched_tokens=512, max_model_len=2048, step_time_budget_s=0.1
     )
     scheduler = Scheduler(config, BlockPool(64), cost=cost)
     scheduler.add(request("a", range(1000)), 0.0)
     plan = scheduler.schedule(0.0)
-    assert cost.step_s(plan.tokens, 0, 0) <= 0.1 < cost.step_s(plan.tokens + 2, 0, 0)
+    assert cost.step_s(shape_of(plan)) <= 0.1 < cost.step_s(StepShape(plan.tokens + 2))
 
 
 def test_a_step_time_without_a_cost_model_is_refused() -> None:

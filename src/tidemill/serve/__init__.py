@@ -18,12 +18,13 @@ from tidemill.lazy_names import lazy_names
 if TYPE_CHECKING:
     from tidemill.serve.block_pool import BlockPool
     from tidemill.serve.clock import MonotonicClock, SimClock
-    from tidemill.serve.cost import MeasuredSteps, Roofline
+    from tidemill.serve.cost import Roofline, StepShape
     from tidemill.serve.decoder_executor import DecoderExecutor
     from tidemill.serve.engine import EngineCore
     from tidemill.serve.engine_thread import EngineThread
     from tidemill.serve.events import EventLog
     from tidemill.serve.executor import Executor, SimExecutor
+    from tidemill.serve.measured_steps import MeasuredSteps
     from tidemill.serve.scheduler import Policies, Scheduler, SchedulerConfig
     from tidemill.serve.simulation import simulate
     from tidemill.serve.types import Request
@@ -35,7 +36,7 @@ _HOMES = {
     "EngineThread": "engine_thread",
     "EventLog": "events",
     "Executor": "executor",
-    "MeasuredSteps": "cost",
+    "MeasuredSteps": "measured_steps",
     "MonotonicClock": "clock",
     "Policies": "scheduler",
     "Request": "types",
@@ -44,6 +45,7 @@ _HOMES = {
     "SchedulerConfig": "scheduler",
     "SimClock": "clock",
     "SimExecutor": "executor",
+    "StepShape": "cost",
     "simulate": "simulation",
 }
 
@@ -63,6 +65,7 @@ __all__ = [
     "SchedulerConfig",
     "SimClock",
     "SimExecutor",
+    "StepShape",
     "simulate",
 ]
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from tidemill.serve.clock import Clock
 from tidemill.serve.cost import CostModel, shape_of
-from tidemill.serve.types import Part, Sampled, StepPlan, StepResult
+from tidemill.serve.types import Request, Sampled, StepPlan, StepResult
 
 
 class Executor(Protocol):
@@ -40,11 +43,48 @@ class SimExecutor:
         """As ``Executor``."""
         start = self._clock.now()
         sampled = {
-            part.request.id: Sampled(self._token(part)) for part in plan.parts if part.samples
+            part.request.id: Sampled(_mixed(_seed(part.request) + part.outputs) % self._vocab)
+            for part in plan.parts
+            if part.samples
         }
-        end = start + self.cost.step_s(*shape_of(plan))
+        end = start + self.cost.step_s(shape_of(plan))
         return StepResult(sampled, start_s=start, end_s=end)
 
-    def _token(self, part: Part) -> int:
-        name = f"{part.request.params.seed}/{part.request.id}/{part.outputs}"
-        return xxhash.xxh3_64_intdigest(name.encode()) % self._vocab
+    def decode_ends(self, decodes: int, context_tokens: int, steps: int) -> NDArray[np.float64]:
+        """When each of the next steps would end that draw one token for each of ``decodes``.
+
+        ``context_tokens`` are cached before the first, one more for each request in every step.
+        """
+        contexts = context_tokens + decodes * np.arange(steps)
+        times = np.empty(steps + 1)
+        times[0], times[1:] = self._clock.now(), self.cost.decodes_s(decodes, contexts)
+        return np.add.accumulate(times)[1:]
+
+    def draw(self, requests: Sequence[tuple[Request, int]], steps: int) -> list[list[int]]:
+        """The tokens that those steps would draw for each request, which has so many outputs."""
+        seeds = np.array([_seed(request) + made for request, made in requests], np.uint64)
+        mixed = _mixed_all(seeds[:, None] + np.arange(steps, dtype=np.uint64))
+        return (mixed % np.uint64(self._vocab)).tolist()
+
+
+_FACTORS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_ALL = (1 << 64) - 1
+
+
+def _seed(request: Request) -> int:
+    """63 bits, so that outputs can be added to them."""
+    return xxhash.xxh3_64_intdigest(f"{request.params.seed}/{request.id}".encode()) >> 1
+
+
+def _mixed(number: int) -> int:
+    """What SplitMix64 makes of a state."""
+    number = (number ^ (number >> 30)) * _FACTORS[0] & _ALL
+    number = (number ^ (number >> 27)) * _FACTORS[1] & _ALL
+    return number ^ (number >> 31)
+
+
+def _mixed_all(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    first, second = (np.uint64(factor) for factor in _FACTORS)
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * first
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * second
+    return numbers ^ (numbers >> np.uint64(31))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, cast
 
+from tidemill.serve.cost import StepShape
 from tidemill.serve.policy import Key
 from tidemill.serve.sequence import Tracked
 from tidemill.serve.types import Part
@@ -150,14 +151,15 @@ class Planner:
         budget, cost = self._config.step_time_budget_s, self._scheduler.cost
         if budget is None or cost is None or count <= 1:
             return count
-        granted = self._granted.values()
-        prefill = sum(grant for grant in granted if grant > 1)
-        decodes = sum(1 for grant in granted if grant == 1)
-        running = (item for item in self._scheduler.running if item.request.id in self._granted)
-        context = sum(item.computed for item in running) + tracked.computed
+        shape = StepShape()
+        for item in self._scheduler.running:
+            grant = self._granted.get(item.request.id)
+            if grant is not None:
+                shape = shape.with_part(grant, item.computed, grant == item.missing)
 
         def late(tokens: int) -> bool:
-            return cost.step_s(prefill + tokens, decodes, context) > budget
+            whole = tokens == tracked.missing
+            return cost.step_s(shape.with_part(tokens, tracked.computed, whole)) > budget
 
         low, high = (0 if self._granted else 1), count
         if not late(high):

@@ -10,7 +10,8 @@ them. Chunked prompts, decoding, and computing again after a preemption are that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -32,6 +33,7 @@ from tidemill.serve.policy import (
     VictimPolicy,
 )
 from tidemill.serve.sequence import Tracked
+from tidemill.serve.steady import leap, steady_steps
 from tidemill.serve.types import Output, Request, StepPlan, StepResult
 
 T = TypeVar("T")
@@ -172,7 +174,8 @@ class Scheduler:
                 f"queue — {len(self.waiting)} requests wait and {len(self.running)} run; try "
                 "again in a moment, or start the server with a larger max_queue."
             )
-        tracked = Tracked(request, now, self._count)
+        room = self.config.max_model_len - len(request.prompt_ids)
+        tracked = Tracked(request, now, self._count, min(request.params.max_tokens or room, room))
         self._count += 1
         self._by_id[request.id] = tracked
         self.waiting.append(tracked)
@@ -211,6 +214,25 @@ class Scheduler:
             elif part.samples:
                 self._extend(tracked, result)
         return self.take_outputs()
+
+    def steady_steps(self, most: int) -> int:
+        """How many of the next steps, up to ``most``, draw one token for each that runs, no more.
+
+        None of them ends a request or begins one, if none comes or goes from outside.
+        """
+        if self._in_flight is not None or self._outputs:
+            return 0
+        return steady_steps(self, most)
+
+    def leap(self, drawn: Sequence[Sequence[int]], steps: int, now: float) -> None:
+        """Do at once what ``steps`` plans and commits would do; see ``steady_steps``.
+
+        ``drawn`` are the tokens of each running request, in the order of ``running``; ``now`` is
+        when the last step ends.
+        """
+        leap(self, drawn, steps)
+        self._plans += steps
+        self.now = now
 
     def fail(self, plan: StepPlan, why: str, now: float) -> list[Output]:
         """The executor could not do ``plan``: its requests end with an error, others go on."""
@@ -303,6 +325,8 @@ class Scheduler:
         length = len(request.prompt_ids)
         if length == 0:
             raise InputError("prompt — is empty; give at least one token.")
+        if request.deadline_s is not None and math.isnan(request.deadline_s):
+            raise InputError("deadline_s=nan — is no time; leave it out.")
         most = self.config.max_model_len
         if length >= most:
             raise InputError(
@@ -335,11 +359,10 @@ class Scheduler:
             self._end(tracked, FinishReason.ERROR, "the executor drew no token for it")
             return
         tracked.tokens.append(sampled.token_id)
-        limit = min(request.params.max_tokens or self.config.max_model_len, self._room(request))
         reason: FinishReason | None = None
         if sampled.token_id in request.eos_ids and not request.params.ignore_eos:
             reason = FinishReason.STOP
-        elif tracked.outputs >= limit:
+        elif tracked.outputs >= tracked.most_outputs:
             reason = FinishReason.LENGTH
         output = Output(
             request.id, (sampled.token_id,), tracked.usage(), (sampled.logprobs,), reason
@@ -348,9 +371,6 @@ class Scheduler:
         if reason is not None:
             tracked.finish_reason = reason
             self._drop(tracked)
-
-    def _room(self, request: Request) -> int:
-        return self.config.max_model_len - len(request.prompt_ids)
 
     def _end(self, tracked: Tracked, reason: FinishReason, why: str | None = None) -> None:
         tracked.finish_reason = reason

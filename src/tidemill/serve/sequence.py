@@ -17,6 +17,8 @@ class Tracked:
     request: Request
     arrival_s: float
     order: int
+    most_outputs: int
+    """Tokens after which its text ends."""
     tokens: list[int] = field(init=False)
     computed: int = 0
     blocks: list[int] = field(default_factory=list[int])
