@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.errors import InputError
+from tidemill.errors import ConfigError, InputError
 from tidemill.models import NativeDecoder, SamplingParams, Tokenizer, generate, open_model
 from tidemill.models.generation import FinishReason
 from tidemill.serve.block_pool import BlockPool
 from tidemill.serve.decoder_executor import DecoderExecutor
 from tidemill.serve.engine import EngineCore
 from tidemill.serve.engine_thread import EngineThread
+from tidemill.serve.executor import Executor, Pipeline, Threaded
 from tidemill.serve.messages import Abort, Add, Batch, Close, Delta, Refusal
 from tidemill.serve.scheduler import Scheduler, SchedulerConfig
 from tidemill.serve.types import Request, StepPlan, StepResult
@@ -62,11 +63,15 @@ class Collected:
         return self.deltas[-1]
 
 
-def core_of(model: tuple[NativeDecoder, Tokenizer], blocks: int = 64) -> EngineCore:
+def core_of(
+    model: tuple[NativeDecoder, Tokenizer],
+    blocks: int = 64,
+    executor: Executor | Pipeline | None = None,
+) -> EngineCore:
     decoder, tokenizer = model
     config = SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=32, max_model_len=256)
     scheduler = Scheduler(config, BlockPool(blocks))
-    return EngineCore(scheduler, DecoderExecutor(decoder), tokenizer)
+    return EngineCore(scheduler, executor or DecoderExecutor(decoder), tokenizer)
 
 
 def alone(model: tuple[NativeDecoder, Tokenizer], prompt: str, params: SamplingParams) -> list[int]:
@@ -82,19 +87,21 @@ def asked(model: tuple[NativeDecoder, Tokenizer], name: str, params: SamplingPar
     return Request(name, ids, params, tokenizer.eos_ids)
 
 
-@pytest.mark.parametrize("blocks", [64, 6])
+@pytest.mark.parametrize(("blocks", "depth"), [(64, 1), (6, 1), (6, 2)])
 def test_texts_served_together_equal_texts_made_alone(
-    model: tuple[NativeDecoder, Tokenizer], blocks: int
+    model: tuple[NativeDecoder, Tokenizer], blocks: int, depth: int
 ) -> None:
-    core = core_of(model, blocks)
-    greedy = SamplingParams(temperature=0, max_tokens=40)
-    drawn = SamplingParams(temperature=0.8, top_p=0.9, seed=7, max_tokens=40)
+    pipeline = Threaded(DecoderExecutor(model[0]), depth)
+    core = core_of(model, blocks, pipeline)
+    greedy = SamplingParams(temperature=0, max_tokens=30)
+    drawn = SamplingParams(temperature=0.8, top_p=0.9, seed=7, max_tokens=30)
     params = [greedy, drawn, greedy, drawn, greedy]
     texts = [Collected() for _ in PROMPTS]
     for index, text in enumerate(texts):
         core.add(asked(model, str(index), params[index]), text)
     while core.scheduler.busy:
         core.step()
+    pipeline.close()
     assert (core.scheduler.preemptions > 0) == (blocks == 6)
     for text, prompt, settings in zip(texts, PROMPTS, params, strict=True):
         assert text.ids == alone(model, prompt, settings)
@@ -149,8 +156,8 @@ def test_a_failing_step_answers_its_requests_and_serves_on(
                 raise InputError("planted")
             return super().run(plan)
 
-    core, first, second = core_of(model), Collected(), Collected()
-    core.executor = executor = Failing(model[0])
+    executor = Failing(model[0])
+    core, first, second = core_of(model, executor=executor), Collected(), Collected()
     params = SamplingParams(temperature=0, max_tokens=4)
     core.add(asked(model, "0", params), first)
     core.step()
@@ -227,3 +234,32 @@ def test_a_thread_that_fails_says_so(
     assert told.ended.wait(10)
     assert isinstance(told.error, AssertionError)
     assert "planted" in caplog.text
+
+
+class Held:
+    """An executor whose steps end when they are let go."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Semaphore(0)
+        self.plans: list[int] = []
+
+    def run(self, plan: StepPlan) -> StepResult:
+        self.gate.acquire()
+        self.plans.append(plan.number)
+        return StepResult({})
+
+
+def test_a_pipeline_does_plans_in_order_and_says_when_they_are_done() -> None:
+    held = Held()
+    pipeline = Threaded(held)
+    tickets = [pipeline.submit(StepPlan(number, ())) for number in range(3)]
+    assert not pipeline.poll(tickets[0])
+    held.gate.release()
+    assert pipeline.wait(tickets[0]) == StepResult({})
+    assert pipeline.poll(tickets[0])
+    assert not pipeline.poll(tickets[1])
+    held.gate.release(2)
+    pipeline.close()
+    assert held.plans == [0, 1, 2]
+    with pytest.raises(ConfigError, match="depth=0"):
+        Threaded(held, 0)

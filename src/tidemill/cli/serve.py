@@ -43,6 +43,9 @@ def serve(  # noqa: PLR0913 - one parameter per option
         int | None, typer.Option(min=1, help="Requests that may wait.  [default: 4 x running]")
     ] = None,
     order: Annotated[str, typer.Option(help="fcfs, priority, edf or longest-prefix.")] = "fcfs",
+    depth: Annotated[
+        int, typer.Option(min=1, help="2: a step is planned while one is computed.")
+    ] = 1,
     api_key_file: Annotated[
         Path | None, typer.Option(help=f"Keys and their limits, one a line; or {KEY_VARIABLE}.")
     ] = None,
@@ -93,6 +96,7 @@ def serve(  # noqa: PLR0913 - one parameter per option
         max_num_batched_tokens=max_num_batched_tokens,
         max_queue=max_queue,
         order=order,
+        depth=depth,
     )
     with opened_file(model, quiet=False) as file, ExitStack() as resources:
         served = _served(file, name, template, context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,10 +12,10 @@ from tidemill.models.generation import FinishReason
 from tidemill.models.stream import Detokenizer
 from tidemill.models.tokenizer import Tokenizer
 from tidemill.serve.clock import Clock, MonotonicClock
-from tidemill.serve.executor import Executor
+from tidemill.serve.executor import Executor, Inline, Pipeline, Ticket
 from tidemill.serve.messages import Delta
 from tidemill.serve.scheduler import Scheduler
-from tidemill.serve.types import Output, Request
+from tidemill.serve.types import Output, Request, StepPlan
 
 _log = logging.getLogger("tidemill.serve")
 
@@ -31,15 +32,17 @@ class EngineCore:
     def __init__(
         self,
         scheduler: Scheduler,
-        executor: Executor,
+        executor: Executor | Pipeline,
         tokenizer: Tokenizer,
         clock: Clock | None = None,
     ) -> None:
-        self.scheduler, self.executor, self.tokenizer = scheduler, executor, tokenizer
+        self.scheduler, self.tokenizer = scheduler, tokenizer
+        self.pipeline = executor if isinstance(executor, Pipeline) else Inline(executor)
         self.clock = clock or MonotonicClock()
         self.steps = 0
         self.step_tokens = 0
         self._streams: dict[str, _Stream] = {}
+        self._under_way: deque[tuple[StepPlan, Ticket]] = deque()
 
     def add(self, request: Request, deliver: Callable[[Delta], None]) -> None:
         """Take a request; ``deliver`` gets its text, from the thread that steps.
@@ -62,24 +65,35 @@ class EngineCore:
             self.abort(tracked.request.id)
 
     def step(self) -> bool:
-        """Compute one plan; whether there was one."""
-        plan = self.scheduler.schedule(self.clock.now())
-        if not plan.parts:
-            if plan.finished:
-                self.executor.run(plan)
-            self._deliver(self.scheduler.take_outputs())
-            return False
+        """Plan a step if there is room for one, and take in the first under way if there is none.
+
+        Returns:
+            Whether there was anything to do.
+        """
+        has_room = len(self._under_way) < self.pipeline.depth
+        plan = self.scheduler.schedule(self.clock.now()) if has_room else None
+        if plan is not None and (plan.parts or plan.finished):
+            self._under_way.append((plan, self.pipeline.submit(plan)))
+        self._deliver(self.scheduler.take_outputs())
+        is_full = len(self._under_way) >= self.pipeline.depth
+        if self._under_way and (is_full or plan is None or not plan.parts):
+            self._land(*self._under_way.popleft())
+            return True
+        return bool(self._under_way)
+
+    def _land(self, plan: StepPlan, ticket: Ticket) -> None:
         try:
-            result = self.executor.run(plan)
+            result = self.pipeline.wait(ticket)
         except Exception as error:
             _log.exception("step %d failed", plan.number)
             why = str(error) if isinstance(error, TidemillError) else type(error).__name__
-            self._deliver(self.scheduler.fail(plan, why, self.clock.now()))
-            return True
-        self.steps += 1
-        self.step_tokens += plan.tokens
-        self._deliver(self.scheduler.commit(plan, result, self.clock.now()))
-        return True
+            if plan.parts:
+                self._deliver(self.scheduler.fail(plan, why, self.clock.now()))
+            return
+        if plan.parts:
+            self.steps += 1
+            self.step_tokens += plan.tokens
+            self._deliver(self.scheduler.commit(plan, result, self.clock.now()))
 
     def _deliver(self, outputs: Sequence[Output]) -> None:
         for output in outputs:

@@ -39,6 +39,8 @@ class EngineSpec:
     max_num_batched_tokens: int = 256
     max_queue: int | None = None
     order: str = "fcfs"
+    depth: int = 1
+    """Steps under way; 2: one is planned, and the one before it told of, while one is computed."""
     kind: Literal["spec"] = "spec"
 
 

@@ -12,6 +12,7 @@ from tidemill.models.native_decoder import PAGE_TOKENS, NativeDecoder, default_c
 from tidemill.serve.block_pool import BlockPool
 from tidemill.serve.decoder_executor import DecoderExecutor
 from tidemill.serve.engine import EngineCore
+from tidemill.serve.executor import Threaded
 from tidemill.serve.grammar import Grammars
 from tidemill.serve.policy import ORDERS
 from tidemill.serve.scheduler import Policies, Scheduler, SchedulerConfig
@@ -30,6 +31,7 @@ def make_core(decoder: NativeDecoder, model: ModelFile, spec: EngineSpec) -> Eng
         raise ConfigError.of("order", spec.order, f"one of {', '.join(sorted(ORDERS))}")
     tokenizer = model.tokenizer
     executor = DecoderExecutor(decoder, Grammars(tokenizer) if tokenizer.eos_ids else None)
+    pipeline = executor if spec.depth == 1 else Threaded(executor, spec.depth)
     config = SchedulerConfig(
         max_num_seqs=spec.max_num_seqs,
         max_num_batched_tokens=max(spec.max_num_batched_tokens, spec.max_num_seqs),
@@ -38,7 +40,7 @@ def make_core(decoder: NativeDecoder, model: ModelFile, spec: EngineSpec) -> Eng
         prefix_caching=executor.maps_pages,
     )
     pool = BlockPool(decoder.kv_tokens // PAGE_TOKENS, PAGE_TOKENS)
-    return EngineCore(Scheduler(config, pool, Policies(ORDERS[spec.order]())), executor, tokenizer)
+    return EngineCore(Scheduler(config, pool, Policies(ORDERS[spec.order]())), pipeline, tokenizer)
 
 
 @contextmanager
@@ -58,4 +60,6 @@ def open_core(spec: EngineSpec) -> Generator[EngineCore]:
             weights=spec.weights,
             kv=spec.kv,
         )
-        yield make_core(decoder, file, spec)
+        core = make_core(decoder, file, spec)
+        yield core
+        core.pipeline.close()
