@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--seed", type=int, default=1)
     wanted = parser.parse_args()
-    serve = [TOOLS / "tidemill", "serve", wanted.model, "--port", "0", "--context", "128"]
+    serve = [TOOLS / "tidemill", "serve", wanted.model, "--port", "0", "--context", "64"]
     with subprocess.Popen(serve, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None, "it was asked for"
         try:
@@ -33,6 +33,7 @@ def main() -> int:
                     *("--max-time", str(wanted.seconds), "--seed", str(wanted.seed)),
                     *("--phases", "coverage,fuzzing", "--checks", CHECKS),
                     *("--continue-on-failure", "--max-examples", "100000"),
+                    *("--request-timeout", "300"),  # sixteen texts on a busy machine
                 ]
             )
         finally:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import threading
@@ -39,6 +40,15 @@ def wait_for(condition: Callable[[], bool], most_s: float = 60.0) -> None:
     raise AssertionError("waited in vain")
 
 
+async def until(condition: Callable[[], bool], most_s: float = 60.0) -> None:
+    """As ``wait_for``, while the clients of the test go on."""
+    for _ in range(int(most_s / 0.02)):
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
 class Running:
     """A server that runs."""
 
@@ -50,6 +60,11 @@ class Running:
 
     def stop(self) -> None:
         self.server.should_exit = True
+
+    @property
+    def load(self) -> list[int]:
+        """Requests that run in each engine."""
+        return [engine.load.running for engine in self.server.engines.engines]
 
 
 @contextmanager

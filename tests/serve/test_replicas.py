@@ -10,7 +10,7 @@ import signal
 
 import httpx
 import pytest
-from api_server import NAME, Told, counting, running, streamed, wait_for
+from api_server import NAME, Told, counting, running, streamed, until, wait_for
 from counting_model import CONTEXT, Words, counted, text_of
 from test_engine_process import engines, many
 
@@ -71,7 +71,7 @@ def test_when_one_dies_the_others_go_on() -> None:
             texts = asyncio.create_task(
                 many(found.address, [body([first], 300) for first in range(12)])
             )
-            await asyncio.sleep(0.5)
+            await until(lambda: min(found.load) >= 3)
             os.kill(min(engines()), signal.SIGKILL)
             after = await many(found.address, [body([first], 20) for first in range(12)])
             assert all(one.text == text_of(counted(i, 20)) for i, one in enumerate(after))

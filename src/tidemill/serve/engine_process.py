@@ -74,7 +74,9 @@ class Outbox:
 def serve_engine(link: socket.socket, make: MakeCore) -> None:
     """Serve what the other end of ``link`` asks for, until it says that it is enough."""
     messages = _messages(link)
-    spec = next(messages)
+    spec = next(messages, None)
+    if spec is None:  # nobody is there any more
+        return
     assert isinstance(spec, EngineSpec), "the first message says what to serve"
     try:
         with make(spec) as core:
