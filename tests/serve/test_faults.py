@@ -63,6 +63,7 @@ BODIES = {
     "Infinity": document(top_p=float("inf")),
     "1e999": document(temperature=1).replace(b": 1,", b": 1e999,"),
     "NaN as bias": document(logit_bias={"3": float("nan")}),
+    "a penalty that overflows every logit": document(repetition_penalty=5e-324),
     "minus nothing": document(temperature=-0.0000001),
     "a text as number": document(max_tokens="many"),
     "a list as body": b"[1]",

@@ -31,36 +31,50 @@ class Where(StrEnum):
     IN_PROCESS = "in-process"
 
 
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(help="0: any that is free.")]
+Name = Annotated[str | None, typer.Option(help="What clients call the model.")]
+Sequences = Annotated[int, typer.Option(min=1, help="Requests that run at once.")]
+BatchedTokens = Annotated[int, typer.Option(min=1, help="Tokens of a step.")]
+Queue = Annotated[
+    int | None, typer.Option(min=1, help="Requests that may wait.  [default: 4 x running]")
+]
+Order = Annotated[str, typer.Option(help="fcfs, priority, edf or longest-prefix.")]
+Depth = Annotated[int, typer.Option(min=1, help="2: a step is planned while one is computed.")]
+KeyFile = Annotated[
+    Path | None, typer.Option(help=f"Keys and their limits, one a line; or {KEY_VARIABLE}.")
+]
+Grace = Annotated[float, typer.Option(help="Seconds that texts may go on at the end.")]
+EngineIn = Annotated[
+    Where, typer.Option(help="A process of its own is started again when it dies.")
+]
+Engines = Annotated[int, typer.Option(min=1, help="Engines that share the requests.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Engines on a Ray cluster; `local` starts one here."),
+]
+Template = Annotated[
+    str | None, typer.Option(metavar="FILE", help="A Jinja chat template, not the model's own.")
+]
+
+
 def serve(  # noqa: PLR0913 - one parameter per option
     model: Model,
     *,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any that is free.")] = 8000,
-    name: Annotated[str | None, typer.Option(help="What clients call the model.")] = None,
-    max_num_seqs: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 8,
-    max_num_batched_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a step.")] = 256,
-    max_queue: Annotated[
-        int | None, typer.Option(min=1, help="Requests that may wait.  [default: 4 x running]")
-    ] = None,
-    order: Annotated[str, typer.Option(help="fcfs, priority, edf or longest-prefix.")] = "fcfs",
-    depth: Annotated[
-        int, typer.Option(min=1, help="2: a step is planned while one is computed.")
-    ] = 1,
-    api_key_file: Annotated[
-        Path | None, typer.Option(help=f"Keys and their limits, one a line; or {KEY_VARIABLE}.")
-    ] = None,
-    grace: Annotated[float, typer.Option(help="Seconds that texts may go on at the end.")] = 30.0,
-    engine: Annotated[
-        Where, typer.Option(help="A process of its own is started again when it dies.")
-    ] = Where.PROCESS,
-    replicas: Annotated[int, typer.Option(min=1, help="Engines that share the requests.")] = 1,
-    ray: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Engines on a Ray cluster; `local` starts one here."),
-    ] = None,
-    template: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A Jinja chat template, not the model's own.")
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    name: Name = None,
+    max_num_seqs: Sequences = 8,
+    max_num_batched_tokens: BatchedTokens = 256,
+    max_queue: Queue = None,
+    order: Order = "fcfs",
+    depth: Depth = 1,
+    api_key_file: KeyFile = None,
+    grace: Grace = 30.0,
+    engine: EngineIn = Where.PROCESS,
+    replicas: Engines = 1,
+    ray: RayAddress = None,
+    template: Template = None,
     threads: Threads = None,
     context: Context = None,
     weights: Weights = None,
@@ -72,20 +86,14 @@ def serve(  # noqa: PLR0913 - one parameter per option
     """
     from tidemill.errors import ConfigError
     from tidemill.models.native_decoder import usable_cpus
-    from tidemill.serve.links import launch_process, launch_thread
     from tidemill.serve.messages import EngineSpec
-    from tidemill.serve.model_engine import open_core
     from tidemill.serve.server import NO_RESTARTS, Restarts, ServerConfig, make_app, run_server
 
     if engine is Where.IN_PROCESS and (replicas > 1 or ray is not None):
         raise ConfigError.of("engine", engine.value, "process with --replicas or --ray")
-    config = ServerConfig(
-        host=host,
-        port=port,
-        grace_s=grace,
-        api_keys=_keys(api_key_file),
-        restarts=Restarts() if engine is Where.PROCESS else NO_RESTARTS,
-    )
+    restarts = Restarts() if engine is Where.PROCESS else NO_RESTARTS
+    keys = _keys(api_key_file)
+    config = ServerConfig(host, port, grace_s=grace, api_keys=keys, restarts=restarts)
     spec = EngineSpec(
         model,
         threads=threads or max(1, usable_cpus() // replicas),
@@ -100,14 +108,18 @@ def serve(  # noqa: PLR0913 - one parameter per option
     )
     with opened_file(model, quiet=False) as file, ExitStack() as resources:
         served = _served(file, name, template, context)
-        if engine is Where.IN_PROCESS:
-            launch = launch_thread(resources.enter_context(open_core(spec)))
-        elif ray is not None:
-            launch = _on_ray(spec, ray, resources)
-        else:
-            launch = launch_process(spec)
+        launch = _launch(spec, engine, ray, resources)
         app = make_app(served, [launch] * replicas, config)
         run_server(app, config, partial(_tell, served.name))
+
+
+def _launch(spec: EngineSpec, where: Where, ray: str | None, resources: ExitStack) -> Launch:
+    from tidemill.serve.links import launch_process, launch_thread
+    from tidemill.serve.model_engine import open_core
+
+    if where is Where.IN_PROCESS:
+        return launch_thread(resources.enter_context(open_core(spec)))
+    return launch_process(spec) if ray is None else _on_ray(spec, ray, resources)
 
 
 def _on_ray(spec: EngineSpec, address: str, resources: ExitStack) -> Launch:

@@ -75,7 +75,7 @@ class Sampling(BaseModel):
     user: str | None = Field(None, max_length=512)
     top_k: int = Field(0, ge=-1, lt=1 << 31)
     min_p: float = Field(0.0, ge=0, le=1)
-    repetition_penalty: float = Field(1.0, gt=0, le=10)
+    repetition_penalty: float = Field(1.0, ge=0.01, le=10)
     ignore_eos: bool = False
     priority: int = Field(0, ge=-1000, le=1000)
     cache_salt: str = Field("", max_length=128)
