@@ -100,19 +100,21 @@ def make_api(
     app.add_api_route("/tokenize", calls.tokenize, methods=["POST"], responses=errors)
     app.add_api_route("/health", calls.health, methods=["GET"], responses={503: {}})
     app.add_api_route("/metrics", calls.metrics, methods=["GET"], response_class=PlainTextResponse)
-    app.openapi = lambda: _document(app, served.name)
+    app.openapi = lambda: _document(app, served)
     add_chat_page(app)
     return app
 
 
-def _document(app: FastAPI, model: str) -> Json:
-    """The OpenAPI document, which names the model that is served."""
+def _document(app: FastAPI, served: Served) -> Json:
+    """The OpenAPI document, which names the model that is served and how long its texts may be."""
     if app.openapi_schema is None:
         found: Json = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        named = {"type": "string", "enum": [model]}
+        named = {"type": "string", "enum": [served.name]}
         for schema in found["components"]["schemas"].values():
-            if "model" in schema.get("properties", {}):
-                schema["properties"]["model"] = named
+            fields = schema.get("properties", {})
+            fields |= {"model": named} if "model" in fields else {}
+            for field in fields.keys() & {"max_tokens", "max_completion_tokens"}:
+                fields[field]["anyOf"][0] |= {"maximum": served.context}
         for parameter in found["paths"]["/v1/models/{name}"]["get"]["parameters"]:
             parameter["schema"] = named
         app.openapi_schema = found

@@ -68,7 +68,7 @@ class Sampling(BaseModel):
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
-        None, max_length=1024
+        None, max_length=1024, json_schema_extra={"propertyNames": {"pattern": "^[0-9]{1,10}$"}}
     )
     stream: bool = False
     stream_options: StreamOptions | None = None
