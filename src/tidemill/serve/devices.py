@@ -30,6 +30,8 @@ class ModelShape:
     parameters: float
     kv_bytes: float
     """Of a token, in bf16."""
+    pair_flops: float
+    """Of attention, for a token and one that it attends to: layers x heads x head size x 4."""
 
 
 DEVICES = {
@@ -38,9 +40,9 @@ DEVICES = {
     "h200": Device(989e12, 4.8e12, 141e9),
 }
 SHAPES = {
-    "qwen2.5-0.5b": ModelShape(0.494e9, 2 * 24 * 2 * 64 * 2),
-    "llama3-8b": ModelShape(8.03e9, 2 * 32 * 8 * 128 * 2),
-    "llama3-70b": ModelShape(70.6e9, 2 * 80 * 8 * 128 * 2),
+    "qwen2.5-0.5b": ModelShape(0.494e9, 2 * 24 * 2 * 64 * 2, 4 * 24 * 14 * 64),
+    "llama3-8b": ModelShape(8.03e9, 2 * 32 * 8 * 128 * 2, 4 * 32 * 32 * 128),
+    "llama3-70b": ModelShape(70.6e9, 2 * 80 * 8 * 128 * 2, 4 * 80 * 64 * 128),
 }
 _NAME = re.compile(r"(?P<device>[a-z0-9]+?)(?:x(?P<count>[1-9]\d?))?")
 
@@ -70,5 +72,6 @@ def roofline(name: str, shape_name: str) -> tuple[Roofline, int]:
         weight_bytes=2 * shape.parameters,
         kv_bytes=shape.kv_bytes,
         launch_s=LAUNCH_S,
+        pair_flops=shape.pair_flops,
     )
     return cost, int(room / shape.kv_bytes)
