@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tidemill.bench import Direction, Measurement, Verdict
+from tidemill.bench.promise import shown_value
 from tidemill.bench.wire import measurement_of
 from tidemill.bench.wording import unit_sign, word
-from tidemill.models.llm_bench import PROMISES, shown_value
+from tidemill.models.llm_bench import PROMISES
 
 CODE = (
     "src/tidemill/models",

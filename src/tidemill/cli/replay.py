@@ -82,38 +82,12 @@ def _sent(arrivals: list[Arrival], url: str, model: str | None, *, quiet: bool) 
 
 
 def _simulated(arrivals: list[Arrival], device: str, shape: str, max_num_seqs: int) -> EventLog:
-    from tidemill.models.sampling import SamplingParams
-    from tidemill.serve.block_pool import BlockPool
-    from tidemill.serve.clock import SimClock
-    from tidemill.serve.devices import roofline
-    from tidemill.serve.executor import SimExecutor
-    from tidemill.serve.scheduler import Scheduler, SchedulerConfig
+    from tidemill.serve.devices import simulated_device
     from tidemill.serve.simulation import simulate
-    from tidemill.serve.types import Request
+    from tidemill.serve.traces import requests_of
 
-    cost, kv_tokens = roofline(device, shape)
-    longest = max(item.prompt_tokens + item.output_tokens for item in arrivals)
-    config = SchedulerConfig(
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max(2048, max_num_seqs),
-        max_model_len=longest + 1,
-        max_queue=len(arrivals),
-        prefix_caching=False,
-    )
-    clock = SimClock()
-    scheduler = Scheduler(config, BlockPool(kv_tokens // 32))
-    requests = (
-        (
-            item.arrival_s,
-            Request(
-                str(index),
-                (0,) * item.prompt_tokens,
-                SamplingParams(max_tokens=item.output_tokens, ignore_eos=True),
-            ),
-        )
-        for index, item in enumerate(arrivals)
-    )
-    return simulate(scheduler, SimExecutor(cost, clock), clock, requests)
+    made = simulated_device(device, shape, arrivals, max_num_seqs=max_num_seqs)
+    return simulate(*made, requests_of(arrivals))
 
 
 def _shown(log: EventLog, status: str) -> str:
