@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from tidemill.bench.atomic import check_writable, write_document
+from tidemill.bench.claim import Json
 from tidemill.bench.promise import checked_parts, line, merged, stored
 from tidemill.bench.trial import Budget
 from tidemill.cli.language_model import AsJson, Model, Threads, print_json, told
@@ -61,12 +62,22 @@ def bench_serve(
         bench = Bench(
             file, threads or usable_threads(), sizes, progress, max_num_batched_tokens, trace
         )
+        about: dict[str, Json] = {"threads": bench.threads, "peer": f"llama-cpp-python {_peer()}"}
         for each in wanted:  # saved one by one: a later one that fails takes none away
             found = bench.measure(each, command=shlex.join(["tidemill", *sys.argv[1:]]))
-            document = merged(document, file.name, {"budget": str(budget)}, found)
+            document = merged(document, file.name, about, found)
             if save is not None:
                 write_document(save, document)
             for figure in found.values() if not as_json else ():
                 typer.echo(line(cast("dict[str, Any]", figure)))
     if as_json:
         print_json(document)
+
+
+def _peer() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("llama-cpp-python")
+    except PackageNotFoundError:
+        return "not installed"

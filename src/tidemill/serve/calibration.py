@@ -22,9 +22,9 @@ from tidemill.serve.measured_steps import MeasuredSteps, Table
 from tidemill.serve.scheduler import Scheduler, SchedulerConfig
 from tidemill.serve.types import Request, StepPlan, StepResult
 
-CHUNKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+CHUNKS = (1, 2, 4, 8, 16, 32, 64, 128)
 SEQUENCES = (1, 2, 4, 8)
-LONG, LONG_CHUNK = 768, 64
+LONG, LONG_CHUNK = 512, 64
 """A prompt read in chunks: what is cached before each makes it slower."""
 
 

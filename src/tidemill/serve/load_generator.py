@@ -118,6 +118,21 @@ class LoadGenerator:
             ) from error
 
 
+def serve_all(side: LoadGenerator, arrivals: Sequence[Arrival]) -> EventLog:
+    """Send ``arrivals`` to a server that must serve all of them.
+
+    Raises:
+        ProtocolError: it did not.
+    """
+    log = asyncio.run(side.run(arrivals))
+    failed = next((item for item in log if not item.served), None)
+    if failed is not None:
+        raise ProtocolError(
+            f"request {failed.id} — was not served ({failed.finish_reason}): {failed.error}"
+        )
+    return log
+
+
 async def _send(
     client: httpx.AsyncClient, body: dict[str, object], log: RequestLog, begin: float
 ) -> None:

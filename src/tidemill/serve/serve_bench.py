@@ -6,7 +6,6 @@ over HTTP from the same open-loop generator, in turn.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -17,10 +16,9 @@ from tidemill.bench.claim import Direction, Json, Measurement
 from tidemill.bench.compare import Comparison, Timing
 from tidemill.bench.promise import Promise, Recorder
 from tidemill.bench.trial import Progress
-from tidemill.errors import ProtocolError
 from tidemill.serve import load_points, serve_laws, sim_bench
 from tidemill.serve.events import EventLog
-from tidemill.serve.load_generator import LoadGenerator
+from tidemill.serve.load_generator import LoadGenerator, serve_all
 from tidemill.serve.server_process import RunningServer, llama_command, our_command, running
 from tidemill.serve.traces import Arrival
 
@@ -121,11 +119,11 @@ class Bench:
             peer = stack.enter_context(running(self._peer_command(self._chosen())))
             ours = stack.enter_context(self.ours())
             sides = {
-                name: LoadGenerator(server.url, "model", in_words=True)
+                name: LoadGenerator(server.url, server.name, in_words=True)
                 for name, server in ((OURS, ours), (PEER, peer))
             }
             for side in sides.values():
-                load(side, [Arrival(0, self.sizes.prompt, 4)])
+                serve_all(side, [Arrival(0, self.sizes.prompt, 4)])
             yield sides
 
     def settings(self) -> dict[str, Json]:
@@ -148,10 +146,12 @@ class Bench:
         if self.flash_attention is None:
             for setting in (False, True):
                 with running(self._peer_command(setting)) as server:
-                    side = LoadGenerator(server.url, "model", in_words=True)
+                    side = LoadGenerator(server.url, server.name, in_words=True)
                     arrivals = [Arrival(0, self.sizes.prompt, self.sizes.tokens)]
-                    load(side, arrivals)
-                    seconds = min(per_token_s(load(side, arrivals), arrivals) for _ in range(2))
+                    serve_all(side, arrivals)
+                    seconds = min(
+                        per_token_s(serve_all(side, arrivals), arrivals) for _ in range(2)
+                    )
                     self.tried[f"flash attention {'on' if setting else 'off'}"] = 1 / seconds
             self.flash_attention = max(self.tried, key=self.tried.__getitem__).endswith("on")
         return self.flash_attention
@@ -160,21 +160,6 @@ class Bench:
 def parts() -> tuple[str, ...]:
     """What can be measured, in the order that it is."""
     return tuple(_PARTS)
-
-
-def load(side: LoadGenerator, arrivals: Sequence[Arrival]) -> EventLog:
-    """Send ``arrivals`` to a server that must serve all of them.
-
-    Raises:
-        ProtocolError: it did not.
-    """
-    log = asyncio.run(side.run(arrivals))
-    failed = next((item for item in log if not item.served), None)
-    if failed is not None:
-        raise ProtocolError(
-            f"request {failed.id} — was not served ({failed.finish_reason}): {failed.error}"
-        )
-    return log
 
 
 def per_token_s(log: EventLog, arrivals: Sequence[Arrival]) -> float:
@@ -202,7 +187,7 @@ def _streams(bench: Bench) -> list[Measurement]:
             for turn in range(sizes.repeats):
                 for name in sorted(sides, reverse=turn % 2 == 0):
                     seconds[name].append(
-                        tokens * per_token_s(load(sides[name], arrivals), arrivals)
+                        tokens * per_token_s(serve_all(sides[name], arrivals), arrivals)
                     )
                 bench.progress.advance(turn + 1, sizes.repeats, f"runs of {streams}")
             comparison = Comparison(
@@ -223,7 +208,7 @@ def _load(bench: Bench) -> list[Measurement]:
     sizes = bench.sizes
     with bench.both() as sides:
         burst = [Arrival(0, sizes.prompt, sizes.tokens)] * 16
-        capacity = load(sides[OURS], burst).summary().requests_per_s
+        capacity = serve_all(sides[OURS], burst).summary().requests_per_s
         points = [
             load_points.measure_point(
                 {name: _sender(side) for name, side in sides.items()},
@@ -237,17 +222,17 @@ def _load(bench: Bench) -> list[Measurement]:
 
 
 def _sender(side: LoadGenerator) -> Callable[[Sequence[Arrival]], EventLog]:
-    return lambda arrivals: load(side, arrivals)
+    return lambda arrivals: serve_all(side, arrivals)
 
 
 def _idle(bench: Bench) -> list[Measurement]:
     with bench.ours() as server:
-        return serve_laws.idle(server.url, bench.sizes.idle_requests)
+        return serve_laws.idle(server, bench.sizes.idle_requests)
 
 
 def _prefix(bench: Bench) -> list[Measurement]:
     with bench.ours() as server:
-        return serve_laws.prefix(server.url)
+        return serve_laws.prefix(server)
 
 
 def _flood(bench: Bench) -> list[Measurement]:

@@ -15,7 +15,7 @@ import numpy as np
 from tidemill.bench.claim import Json, Measurement
 from tidemill.bench.trial import Progress
 from tidemill.errors import ProtocolError
-from tidemill.serve.load_generator import TIMEOUT_S, LoadGenerator, words
+from tidemill.serve.load_generator import TIMEOUT_S, LoadGenerator, serve_all, words
 from tidemill.serve.server_process import RunningServer
 from tidemill.serve.traces import Arrival
 
@@ -25,16 +25,18 @@ _TEXTS = 20
 """Different ones, so that a token of another's text is seen."""
 
 
-def idle(url: str, requests: int) -> list[Measurement]:
+def idle(server: RunningServer, requests: int) -> list[Measurement]:
     """TTFT of a prompt of one token by the length of a step, one request after the other."""
-    side = LoadGenerator(url, "model")
+    side = LoadGenerator(server.url, server.name, in_words=True)
     ttft: list[float] = []
     steps: list[float] = []
     for turn in range(requests + 1):
-        (item,) = asyncio.run(side.run([Arrival(0, 1, 16)]))
-        if turn and item.ttft_s is not None:  # the first warms up
+        (item,) = serve_all(side, [Arrival(0, 1, 16)])
+        if turn and item.ttft_s is not None and item.itl_s:  # the first warms up
             ttft.append(item.ttft_s)
             steps.append(float(np.median(item.itl_s)))
+    if not steps:
+        raise ProtocolError(f"{server.url} — streamed no text of two tokens or more.")
     ratios = np.array(ttft) / np.median(steps)
     detail: dict[str, Json] = {"ttft_s": cast("Json", ttft), "step_s": cast("Json", steps)}
     draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
@@ -47,11 +49,11 @@ def idle(url: str, requests: int) -> list[Measurement]:
     ]  # fmt: skip
 
 
-def prefix(url: str) -> list[Measurement]:
+def prefix(server: RunningServer) -> list[Measurement]:
     """A chat of 2,000 tokens is gone on with; what of its second turn is not in the cache."""
     text = words(TURN_TOKENS, 7)
-    first = _completed(url, text, 32)
-    second = _completed(url, f"{text}{first['choices'][0]['text']} {words(16, 8)}", 32)
+    first = _completed(server, text, 32)
+    second = _completed(server, f"{text}{first['choices'][0]['text']} {words(16, 8)}", 32)
     usage = second["usage"]
     computed = usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"]
     share = 100 * computed / first["usage"]["prompt_tokens"]
@@ -65,25 +67,25 @@ def prefix(url: str) -> list[Measurement]:
     ]
 
 
-def _completed(url: str, prompt: str, tokens: int) -> dict[str, Any]:
+def _completed(server: RunningServer, prompt: str, tokens: int) -> dict[str, Any]:
     body = {
-        "model": "model",
+        "model": server.name,
         "prompt": prompt,
         "max_tokens": tokens,
         "temperature": 0,
         "ignore_eos": True,
     }
     begin = perf_counter()
-    answer = httpx.post(f"{url}/v1/completions", json=body, timeout=TIMEOUT_S)
+    answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=TIMEOUT_S)
     if answer.status_code != 200:
-        raise ProtocolError(f"{url} — answered {answer.status_code}: {answer.text[:300]}")
+        raise ProtocolError(f"{server.url} — answered {answer.status_code}: {answer.text[:300]}")
     return {**answer.json(), "seconds": perf_counter() - begin}
 
 
-async def _streamed(client: httpx.AsyncClient, prompt: str) -> str:
+async def _streamed(client: httpx.AsyncClient, model: str, prompt: str) -> str:
     """A text that came piece by piece; the last piece must say that it ended at its limit."""
     body = {
-        "model": "model",
+        "model": model,
         "prompt": prompt,
         "max_tokens": FLOOD_TOKENS,
         "temperature": 0,
@@ -105,17 +107,19 @@ async def _streamed(client: httpx.AsyncClient, prompt: str) -> str:
     return text
 
 
-async def _client(url: str, prompts: Sequence[str], ended: Callable[[str, str], None]) -> None:
+async def _client(
+    server: RunningServer, prompts: Sequence[str], ended: Callable[[str, str], None]
+) -> None:
     """One client: all its requests at once, each a stream."""
     limits = httpx.Limits(max_connections=None)
 
     async def one(prompt: str) -> None:
         try:
-            ended(prompt, await _streamed(client, prompt))
+            ended(prompt, await _streamed(client, server.name, prompt))
         except (httpx.HTTPError, ProtocolError) as error:
             ended(prompt, f"{type(error).__name__}: {error}")
 
-    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT_S, limits=limits) as client:
         await asyncio.gather(*(one(prompt) for prompt in prompts))
 
 
@@ -127,7 +131,7 @@ def flood(
 
     async def alone() -> dict[str, str]:
         async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT_S) as client:
-            return {prompt: await _streamed(client, prompt) for prompt in prompts}
+            return {prompt: await _streamed(client, server.name, prompt) for prompt in prompts}
 
     expected = asyncio.run(alone())
     outcomes = Counter[str]()
@@ -140,7 +144,7 @@ def flood(
     async def together() -> None:
         each = [prompts[index % _TEXTS] for index in range(requests)]
         shares = (each[index::clients] for index in range(clients))
-        await asyncio.gather(*(_client(server.url, share, ended) for share in shares))
+        await asyncio.gather(*(_client(server, share, ended) for share in shares))
 
     before = server.resident_bytes()
     begin = perf_counter()

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import psutil
 
-from tidemill.errors import ProtocolError
+from tidemill.errors import MissingCapability, ProtocolError
 
 START_S = 180.0
 """A server that does not answer after so long has failed."""
@@ -30,6 +33,8 @@ class RunningServer:
 
     url: str
     pid: int
+    name: str = "model"
+    """What it calls its model."""
 
     def resident_bytes(self) -> int:
         """Memory of the process and those it started."""
@@ -53,7 +58,15 @@ def llama_command(model: Path, *, threads: int, context: int, flash_attention: b
     It computes one request at a time, the others wait for its lock. ``logits_all`` is on by
     default and makes prompts several times slower; ``interrupt_requests``, too, ends a text as soon
     as another request comes. Both are off.
+
+    Raises:
+        MissingCapability: it is not installed.
     """
+    if not all(map(importlib.util.find_spec, ("llama_cpp", "sse_starlette"))):
+        raise MissingCapability(
+            "llama.cpp's server — the package llama-cpp-python[server] is not there; run "
+            "`pip install 'tidemill[peers]'`."
+        )
     settings: dict[str, object] = {
         "model": model,
         "model_alias": "model",
@@ -77,7 +90,7 @@ def running(command: Sequence[str]) -> Generator[RunningServer]:
         ProtocolError: it ends, or does not answer in time; its last lines are told.
     """
     port = _free_port()
-    with tempfile.TemporaryFile() as log:
+    with _terminating(), tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [*command, str(port)],
             stdin=subprocess.DEVNULL,
@@ -96,6 +109,23 @@ def running(command: Sequence[str]) -> Generator[RunningServer]:
             yield server
         finally:
             _end(process)
+
+
+@contextmanager
+def _terminating() -> Generator[None]:
+    """SIGTERM unwinds the stack meanwhile, so that no server is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:

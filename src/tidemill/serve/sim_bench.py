@@ -42,7 +42,7 @@ def against_reality(
     """
     decoder = NativeDecoder(file, threads=threads, context=CONTEXT * 2, kv_tokens=16 * CONTEXT)
     engine = Engine(decoder, file.tokenizer)
-    cost = measure_steps(engine, progress=progress)
+    cost = measure_steps(engine, repeats=2 + replays, progress=progress)
     runs = [
         _both(engine, cost, _arrivals(engine, cost, requests, seed), progress)
         for seed in range(replays)
