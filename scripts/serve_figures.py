@@ -69,7 +69,7 @@ def _detail(found: Measurement) -> Iterator[str]:
     if found.claim == "flood":
         texts = f"{detail['requests']} texts of {detail['clients']} clients"
         yield f"{texts} in {detail['seconds']:.0f} s"
-    if found.claim == "simulation":
+    if found.claim in {"simulation", "simulation-cpu"}:
         for name, (real, simulated) in detail["seconds_real_and_simulated"].items():
             yield f"{name}: {1000 * real:.0f} ms, simulated {1000 * simulated:.0f}"
     if found.claim == "hour":

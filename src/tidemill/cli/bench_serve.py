@@ -33,7 +33,7 @@ def bench_serve(
     ] = None,
     max_num_batched_tokens: Annotated[
         int, typer.Option(min=8, help="Tokens of a step of our server.")
-    ] = 64,
+    ] = 8,
     threads: Threads = None,
     save: Annotated[
         Path | None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -83,9 +83,16 @@ class _Watched:
 
 
 def measure_steps(
-    engine: Engine, *, repeats: int = 5, progress: Progress | None = None
+    engine: Engine,
+    *,
+    repeats: int = 5,
+    progress: Progress | None = None,
+    timer: Callable[[], float] = perf_counter,
 ) -> MeasuredSteps:
     """Time whole steps of the engine, planning and delivery included, each shape several times.
+
+    ``timer`` may be ``time.thread_time`` for an engine of one thread: then what else runs on the
+    machine disturbs little.
 
     Raises:
         ConfigError: the decoder's context or cache is too small for it.
@@ -97,15 +104,16 @@ def measure_steps(
     decode_rows: dict[int, list[float]] = {count: [] for count in SEQUENCES}
     long_rows: list[_Step] = []
     late_rows: list[float] = []
+    list(_steps(engine, timer, (1, LONG_CHUNK, LONG_CHUNK, 4)))  # the first ones touch the weights
     for turn in range(repeats):  # interleaved: a drift of the machine hits all shapes alike
         for count in CHUNKS:
-            chunk_rows[count].append(next(_steps(engine, 1, count + 1, count, 1)).seconds)
+            chunk_rows[count].append(next(_steps(engine, timer, (1, count + 1, count, 1))).seconds)
         for count in SEQUENCES:
-            steps = list(_steps(engine, count, 4, 4 * count, 6))
+            steps = list(_steps(engine, timer, (count, 4, 4 * count, 6)))
             decode_rows[count] += [
                 step.seconds for step in steps if step.shape.samples == step.shape.decodes == count
             ]
-        steps = list(_steps(engine, 1, LONG, LONG_CHUNK, 5))
+        steps = list(_steps(engine, timer, (1, LONG, LONG_CHUNK, 5)))
         long_rows += [step for step in steps if step.shape.prefill_tokens and step.shape.pairs]
         late_rows += [step.seconds for step in steps if step.shape.decodes]
         progress.advance(turn + 1, repeats, "rounds of timed steps")
@@ -123,9 +131,13 @@ def measure_steps(
 
 
 def _steps(
-    engine: Engine, sequences: int, prompt: int, chunk: int, outputs: int
+    engine: Engine, timer: Callable[[], float], sizes: tuple[int, int, int, int]
 ) -> Iterator[_Step]:
-    """Serve equal requests to the end, each step timed."""
+    """Serve equal requests to the end, each step timed.
+
+    ``sizes``: how many requests, tokens of each prompt, tokens of a step, tokens of each text.
+    """
+    sequences, prompt, chunk, outputs = sizes
     core = engine.core(
         max_queue=sequences, sequences=sequences, batched_tokens=max(chunk, sequences)
     )
@@ -137,9 +149,9 @@ def _steps(
         params = SamplingParams(max_tokens=outputs, temperature=0, ignore_eos=True)
         core.add(Request(str(index), tuple(ids), params), lambda delta: None)
     while core.scheduler.busy:
-        begin = perf_counter()
+        begin = timer()
         core.step()
-        yield _Step(watched.shape, perf_counter() - begin)
+        yield _Step(watched.shape, timer() - begin)
 
 
 def _attention(chunks: Sequence[_Step], later_s: float) -> tuple[float, float]:

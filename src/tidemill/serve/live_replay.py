@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from tidemill.errors import InputError
+from tidemill.serve.clock import SimClock
 from tidemill.serve.engine import Delta, EngineCore, EngineThread
 from tidemill.serve.events import EventLog, RequestLog
+from tidemill.serve.executor import Executor
 from tidemill.serve.scheduler import QueueFull
-from tidemill.serve.types import Request
+from tidemill.serve.types import Request, StepPlan, StepResult
 
 
 def replay_live(
@@ -55,3 +58,21 @@ def replay_live(
     finally:
         thread.close()
     return log
+
+
+class TimedExecutor:
+    """Computes steps, and says that they ended when the computing thread had worked on them.
+
+    With it, ``simulate`` serves for real on a clock of CPU time, which stands still while other
+    processes have the CPU. For an executor that computes in the calling thread.
+    """
+
+    def __init__(self, inner: Executor, clock: SimClock) -> None:
+        self._inner, self._clock = inner, clock
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """As ``Executor``."""
+        begin, start = time.thread_time(), self._clock.now()
+        result = self._inner.run(plan)
+        end = start + time.thread_time() - begin
+        return replace(result, start_s=start, end_s=end)

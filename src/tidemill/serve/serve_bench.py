@@ -51,6 +51,10 @@ PROMISES = (
             15, "simulation"),
     Promise("simulation-order", "requests whose first token comes in another order", "", _MOST, 0,
             "simulation"),
+    Promise("simulation-cpu", "the same, the clock being one thread's CPU time", "%", _MOST, 15,
+            "simulation"),
+    Promise("simulation-order-cpu", "requests in another order, likewise", "", _MOST, 0,
+            "simulation"),
     Promise("hour", "to simulate an hour of 8 H100s", "s", _MOST, 60, "hour"),
 )  # fmt: skip
 
@@ -64,7 +68,7 @@ class Sizes:
     tokens: int = 48
     loads: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     """Shares of what our server can do."""
-    load_requests: int = 40
+    load_requests: int = 20
     load_rounds: int = 2
     idle_requests: int = 20
     clients: int = 200
@@ -88,7 +92,7 @@ class Bench:
     threads: int
     sizes: Sizes
     progress: Progress
-    batched_tokens: int = 64
+    batched_tokens: int = 8
     """Tokens of a step of ours while prompts are read."""
     trace: Path | None = None
     """Arrivals of the simulated hour; by default random ones."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -15,10 +16,11 @@ from tidemill.bench.trial import Progress
 from tidemill.models.native_decoder import NativeDecoder
 from tidemill.serve.calibration import Engine, measure_steps
 from tidemill.serve.clock import SimClock
+from tidemill.serve.decoder_executor import DecoderExecutor
 from tidemill.serve.devices import simulated_device
 from tidemill.serve.events import EventLog
 from tidemill.serve.executor import SimExecutor
-from tidemill.serve.live_replay import replay_live
+from tidemill.serve.live_replay import TimedExecutor, replay_live
 from tidemill.serve.measured_steps import MeasuredSteps
 from tidemill.serve.simulation import simulate
 from tidemill.serve.traces import Arrival, Bursts, fitted, read_trace, requests_of
@@ -36,37 +38,48 @@ DEVICE, SHAPE, RATE = "h100x8", "llama3-70b", 5.5
 def against_reality(
     file: ModelFile, threads: int, *, requests: int, replays: int, progress: Progress
 ) -> list[Measurement]:
-    """The same random arrivals on the engine and on a simulation of its steps, both at once done.
+    """The same random arrivals on the engine and on a simulation of its steps.
 
-    The steps are timed beforehand, in a run of their own.
+    Steps are timed beforehand, in a run of their own: once on the wall clock, and once with one
+    thread on a clock of its CPU time, which does not care who else uses the machine.
     """
-    decoder = NativeDecoder(file, threads=threads, context=CONTEXT * 2, kv_tokens=16 * CONTEXT)
-    engine = Engine(decoder, file.tokenizer)
-    cost = measure_steps(engine, repeats=2 + replays, progress=progress)
-    runs = [
-        _both(engine, cost, _arrivals(engine, cost, requests, seed), progress)
-        for seed in range(replays)
-    ]
+    found: list[Measurement] = []
+    for suffix, workers, timer, replayed in (
+        ("", threads, perf_counter, _live),
+        ("-cpu", 1, thread_time, _on_cpu_time),
+    ):
+        decoder = NativeDecoder(file, threads=workers, context=2 * CONTEXT, kv_tokens=16 * CONTEXT)
+        engine = Engine(decoder, file.tokenizer)
+        cost = measure_steps(engine, repeats=2 + replays, progress=progress, timer=timer)
+        runs: list[tuple[EventLog, EventLog]] = []
+        for seed in range(replays):
+            arrivals = _arrivals(engine, cost, requests, seed)
+            runs.append((replayed(engine, arrivals), _simulated(engine, cost, arrivals)))
+            progress.advance(seed + 1, replays, f"replays{suffix}")
+        found += _figures(suffix, runs, cost)
+    return found
+
+
+def _figures(
+    suffix: str, runs: Sequence[tuple[EventLog, EventLog]], cost: MeasuredSteps
+) -> list[Measurement]:
     real, simulated = ([run[side] for run in runs] for side in (0, 1))
     figures = {
         name: (_figure(real, name), _figure(simulated, name))
-        for name in ("ttft mean", "ttft p90", "itl mean", "itl p90")
+        for name in ("TTFT mean", "TTFT p90", "ITL mean", "ITL p90")
     }
     off = {name: 100 * abs(ours / seen - 1) for name, (seen, ours) in figures.items()}
     swapped = sum(_order_differs(a, b) for a, b in runs)
     detail: dict[str, Json] = {
         "off_percent": cast("Json", off),
         "seconds_real_and_simulated": {name: list(pair) for name, pair in figures.items()},
-        "requests": requests * replays,
-        "tokens": cast("Json", cost.tokens),
-        "samples": cast("Json", cost.samples),
-        "context_s": cost.context_s,
-        "pair_s": cost.pair_s,
+        "requests": sum(len(log) for log in real),
+        "steps": cast("Json", asdict(cost)),
     }
     worst = max(off.values())
     return [
         Measurement(
-            claim=claim, value=value, low=value, high=value, repeats=replays,
+            claim=claim + suffix, value=value, low=value, high=value, repeats=len(runs),
             subject="simulation", baseline="engine", detail=detail,
         )
         for claim, value in (("simulation", worst), ("simulation-order", float(swapped)))
@@ -112,29 +125,33 @@ def _arrivals(engine: Engine, cost: MeasuredSteps, count: int, seed: int) -> lis
     return fitted(drawn, limit=None, speed=LOAD * capacity, context=CONTEXT)
 
 
-def _both(
-    engine: Engine, cost: MeasuredSteps, arrivals: Sequence[Arrival], progress: Progress
-) -> tuple[EventLog, EventLog]:
+def _live(engine: Engine, arrivals: Sequence[Arrival]) -> EventLog:
     core = engine.core(max_queue=len(arrivals))
-    real = replay_live(
-        core,
+    return replay_live(core, requests_of(arrivals, vocab_size=engine.vocab_size))
+
+
+def _on_cpu_time(engine: Engine, arrivals: Sequence[Arrival]) -> EventLog:
+    clock = SimClock()
+    return simulate(
+        engine.scheduler(max_queue=len(arrivals)),
+        TimedExecutor(DecoderExecutor(engine.decoder), clock),
+        clock,
         requests_of(arrivals, vocab_size=engine.vocab_size),
-        lambda done: progress.advance(done, len(arrivals), "requests"),
     )
-    return real, _simulated(engine, cost, arrivals)
 
 
 def _simulated(engine: Engine, cost: MeasuredSteps, arrivals: Sequence[Arrival]) -> EventLog:
     clock = SimClock()
     scheduler = engine.scheduler(max_queue=len(arrivals))
-    return simulate(scheduler, SimExecutor(cost, clock), clock, requests_of(arrivals))
+    requests = requests_of(arrivals, vocab_size=engine.vocab_size)  # equal ones would be cached
+    return simulate(scheduler, SimExecutor(cost, clock), clock, requests)
 
 
 def _figure(logs: Sequence[EventLog], name: str) -> float:
     of, kind = name.split()
     raw = (
         [item.ttft_s or 0.0 for log in logs for item in log]
-        if of == "ttft"
+        if of == "TTFT"
         else [gap for log in logs for item in log for gap in item.itl_s]
     )
     return float(np.mean(raw) if kind == "mean" else np.percentile(raw, 90))
