@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tidemill.errors import ConfigError
-from tidemill.serve.cost import Roofline
+from tidemill.serve.block_pool import BlockPool
+from tidemill.serve.clock import SimClock
+from tidemill.serve.cost import CostModel, Roofline
+from tidemill.serve.executor import SimExecutor
+from tidemill.serve.measured_steps import MeasuredSteps
+from tidemill.serve.scheduler import Scheduler, SchedulerConfig
+from tidemill.serve.traces import Arrival
 
 REACHED = 0.6
 """Share of a peak that steps are taken to reach, of computing and of reading alike."""
@@ -75,3 +83,33 @@ def roofline(name: str, shape_name: str) -> tuple[Roofline, int]:
         pair_flops=shape.pair_flops,
     )
     return cost, int(room / shape.kv_bytes)
+
+
+def simulated_device(
+    name: str, shape_name: str, arrivals: Sequence[Arrival], *, max_num_seqs: int
+) -> tuple[Scheduler, SimExecutor, SimClock]:
+    """A scheduler on a device that is simulated, with room for all ``arrivals`` to wait.
+
+    ``name`` is a device and a count, or a JSON file that ``tidemill calibrate`` wrote.
+
+    Raises:
+        ConfigError: as ``roofline``.
+        CorruptFile: the file is no table of step times.
+    """
+    if name.endswith(".json"):
+        cost: CostModel = (table := MeasuredSteps.load(Path(name)))
+        kv_tokens, batched = table.kv_tokens, table.max_num_batched_tokens
+        max_num_seqs = min(max_num_seqs, table.max_num_seqs)
+    else:
+        cost, kv_tokens = roofline(name, shape_name)
+        batched = 2048
+    longest = max(item.prompt_tokens + item.output_tokens for item in arrivals)
+    config = SchedulerConfig(
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max(batched, max_num_seqs),
+        max_model_len=longest + 1,
+        max_queue=len(arrivals),
+        prefix_caching=False,
+    )
+    clock = SimClock()
+    return Scheduler(config, BlockPool(kv_tokens // 32)), SimExecutor(cost, clock), clock

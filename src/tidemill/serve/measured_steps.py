@@ -38,6 +38,10 @@ class MeasuredSteps:
     """Seconds of attention for a token and one that it attends to."""
     kv_tokens: int = 1 << 20
     """Tokens whose keys and values there is room for."""
+    max_num_seqs: int = 8
+    """Of the engine that was timed."""
+    max_num_batched_tokens: int = 256
+    """Of the engine that was timed."""
     about: str = ""
     """What was timed."""
 
