@@ -43,6 +43,8 @@ class DecoderOptions:
     context: int | None = None
     weights: str | None = None
     kv: str | None = None
+    sequences: int | None = None
+    """Full contexts that the KV cache holds; by default the decoder's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +72,16 @@ def opened_file(model: str, *, quiet: bool) -> Generator[ModelFile]:
 @contextmanager
 def opened(model: str, options: DecoderOptions, *, quiet: bool) -> Generator[Opened]:
     """The model, pulled if need be, with its decoder and tokenizer."""
-    from tidemill.models.native_decoder import NativeDecoder
+    from tidemill.models.native_decoder import NativeDecoder, default_context
 
     with opened_file(model, quiet=quiet) as file:
         tokenizer = file.tokenizer
+        context = default_context(file.config, options.context)
         decoder = NativeDecoder(
             file,
             threads=options.threads,
-            context=options.context,
+            context=context,
+            kv_tokens=options.sequences and options.sequences * context,
             weights=options.weights,
             kv=options.kv,
         )

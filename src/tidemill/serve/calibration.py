@@ -18,6 +18,7 @@ from tidemill.serve.block_pool import BlockPool
 from tidemill.serve.cost import StepShape, pairs_of, shape_of
 from tidemill.serve.decoder_executor import DecoderExecutor
 from tidemill.serve.engine import EngineCore
+from tidemill.serve.executor import Executor
 from tidemill.serve.measured_steps import MeasuredSteps, Table
 from tidemill.serve.scheduler import Scheduler, SchedulerConfig
 from tidemill.serve.types import Request, StepPlan, StepResult
@@ -55,13 +56,19 @@ class Engine:
         return Scheduler(config, BlockPool(self.decoder.kv_tokens // PAGE_TOKENS, PAGE_TOKENS))
 
     def core(
-        self, *, max_queue: int, sequences: int | None = None, batched_tokens: int | None = None
+        self,
+        *,
+        max_queue: int,
+        sequences: int | None = None,
+        batched_tokens: int | None = None,
+        executor: Executor | None = None,
     ) -> EngineCore:
-        """The engine with such a scheduler."""
+        """The engine with such a scheduler; ``executor`` may watch that of the decoder."""
         scheduler = self.scheduler(
             max_queue=max_queue, sequences=sequences, batched_tokens=batched_tokens
         )
-        return EngineCore(scheduler, DecoderExecutor(self.decoder), self.tokenizer)
+        executor = executor or DecoderExecutor(self.decoder)
+        return EngineCore(scheduler, executor, self.tokenizer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +145,13 @@ def _steps(
     ``sizes``: how many requests, tokens of each prompt, tokens of a step, tokens of each text.
     """
     sequences, prompt, chunk, outputs = sizes
+    watched = _Watched(DecoderExecutor(engine.decoder))
     core = engine.core(
-        max_queue=sequences, sequences=sequences, batched_tokens=max(chunk, sequences)
+        max_queue=sequences,
+        sequences=sequences,
+        batched_tokens=max(chunk, sequences),
+        executor=watched,
     )
-    assert isinstance(core.executor, DecoderExecutor)
-    watched = core.executor = _Watched(core.executor)
     draw = np.random.default_rng(prompt * 31 + sequences)
     for index in range(sequences):
         ids = draw.integers(0, engine.vocab_size, prompt).tolist()

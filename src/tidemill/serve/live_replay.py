@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from tidemill.errors import InputError
 from tidemill.serve.clock import SimClock
-from tidemill.serve.engine import Delta, EngineCore, EngineThread
+from tidemill.serve.engine import EngineCore
+from tidemill.serve.engine_thread import EngineThread
 from tidemill.serve.events import EventLog, RequestLog
 from tidemill.serve.executor import Executor
-from tidemill.serve.scheduler import QueueFull
+from tidemill.serve.messages import Add, Batch
 from tidemill.serve.types import Request, StepPlan, StepResult
 
 
@@ -26,7 +26,7 @@ def replay_live(
     A request's time counts from when it was to come. ``tell`` hears how many have ended.
     """
     log, done, ended = EventLog(), 0, threading.Semaphore(0)
-    thread = EngineThread(core)
+    items: dict[str, RequestLog] = {}
     begin = time.monotonic()
 
     def end(item: RequestLog, reason: str, error: str | None) -> None:
@@ -36,23 +36,23 @@ def replay_live(
         tell(done)
         ended.release()
 
-    def add(request: Request, item: RequestLog) -> None:
-        def deliver(delta: Delta) -> None:
+    def take(batch: Batch) -> None:
+        for name, refusal in batch.answers.items():
+            if refusal is not None:
+                end(items[name], "refused", refusal.text)
+        for name, delta in batch.deltas.items():
+            item = items[name]
             item.token_s += [time.monotonic() - begin] * len(delta.token_ids)
             item.cached_tokens = delta.usage.cached_tokens
             if delta.finish_reason is not None:
                 end(item, delta.finish_reason.value, delta.error)
 
-        try:
-            core.add(request, deliver)
-        except (QueueFull, InputError) as error:
-            end(item, "refused", str(error))
-
+    thread = EngineThread(core, take)
     try:
         for moment, request in arrivals:
             time.sleep(max(0.0, begin + moment - time.monotonic()))
-            item = log.arrived(request.id, moment, len(request.prompt_ids))
-            thread.call(lambda request=request, item=item: add(request, item))
+            items[request.id] = log.arrived(request.id, moment, len(request.prompt_ids))
+            thread.send(Add(request))
         for _ in range(len(log)):
             ended.acquire()
     finally:

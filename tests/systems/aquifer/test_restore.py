@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.memory.touching import freeze
 
 from tidemill.errors import InputError, MissingCapability
 from tidemill.memory import PageServer, RemoteTier, Userfaultfd
@@ -23,8 +24,6 @@ from tidemill.systems.aquifer.baselines import Published, strategies
 from tidemill.systems.aquifer.recording import record
 from tidemill.systems.aquifer.restore import Restored, cold_pages, hot_pages
 from tidemill.systems.aquifer.snapshot import PAGE
-
-from tests.memory.touching import freeze
 
 from .stand_ins import LocalPool
 
