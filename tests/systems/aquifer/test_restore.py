@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.memory.touching import freeze
 
 from tidemill.errors import InputError, MissingCapability
 from tidemill.memory import PageServer, RemoteTier, Userfaultfd
@@ -23,8 +24,6 @@ from tidemill.systems.aquifer.baselines import Published, strategies
 from tidemill.systems.aquifer.recording import record
 from tidemill.systems.aquifer.restore import Restored, cold_pages, hot_pages
 from tidemill.systems.aquifer.snapshot import PAGE
-
-from tests.memory.touching import freeze
 
 from .stand_ins import LocalPool
 
@@ -206,7 +205,8 @@ def cached_pages(path: Path) -> int:
 def test_without_memory_nodes_hot_requests_are_answered_and_cold_ones_end_the_guest(
     world: World,
 ) -> None:
-    with world.agent.restore("fn") as restored:
+    hurried = Agent(world.pool, world.tier, deadline_s=1.5)
+    with hurried.restore("fn") as restored:
         for server in world.servers:
             server.kill()
         assert ask(restored, KNOWN[0]) == expected(KNOWN[0])
