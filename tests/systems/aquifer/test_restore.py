@@ -205,7 +205,8 @@ def cached_pages(path: Path) -> int:
 def test_without_memory_nodes_hot_requests_are_answered_and_cold_ones_end_the_guest(
     world: World,
 ) -> None:
-    with world.agent.restore("fn") as restored:
+    hurried = Agent(world.pool, world.tier, deadline_s=1.5)
+    with hurried.restore("fn") as restored:
         for server in world.servers:
             server.kill()
         assert ask(restored, KNOWN[0]) == expected(KNOWN[0])
