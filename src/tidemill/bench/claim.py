@@ -10,7 +10,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from tidemill.errors import ClaimError
 
@@ -117,6 +117,28 @@ class Measurement:
             )
         if self.repeats < 1:
             raise ClaimError(f"measurement of {self.claim}: repeats={self.repeats} — at least 1.")
+
+    @classmethod
+    def exact(
+        cls,
+        claim: str,
+        value: float,
+        *,
+        subject: str = "",
+        baseline: str = "",
+        detail: dict[str, Json] | None = None,
+    ) -> Self:
+        """A count that repeats would not change."""
+        return cls(
+            claim=claim,
+            value=value,
+            low=value,
+            high=value,
+            repeats=1,
+            subject=subject,
+            baseline=baseline,
+            detail=detail or {},
+        )
 
     @property
     def status(self) -> Status:

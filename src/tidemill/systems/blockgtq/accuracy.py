@@ -11,18 +11,18 @@ Mean over test tokens t, all query heads and 50 offsets Δ in [−1024, 1024] of
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.bench import Budget, Context, Measurement
 from tidemill.bench.claim import Json
+from tidemill.bench.intervals import Interval
 from tidemill.systems.blockgtq import kernels, workloads
 from tidemill.systems.blockgtq.calibration import Calibration
 from tidemill.systems.blockgtq.config import Mode
 from tidemill.systems.blockgtq.plan import HeadPlan
-from tidemill.systems.blockgtq.scoring.token_scores import Interval
 from tidemill.systems.blockgtq.workloads import Captured
 
 F32 = NDArray[np.float32]
@@ -167,11 +167,8 @@ def _mean_cut(claim: str, by_model: dict[str, list[float]]) -> Measurement:
 
 def _wins(claim: str, cuts: list[float]) -> Measurement:
     share = 100 * sum(cut > 0 for cut in cuts) / len(cuts)
-    return Measurement(
-        claim=claim,
-        value=share,
-        low=share,
-        high=share,
+    return replace(
+        Measurement.exact(claim, share),
         repeats=len(cuts),
         subject=f"{sum(cut > 0 for cut in cuts)} of {len(cuts)} comparisons",
         baseline="uniform TQ-MSE",

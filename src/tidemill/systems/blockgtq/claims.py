@@ -39,8 +39,8 @@ PERPLEXITY = Trial(
     name="perplexity",
     measure=quality.perplexity,
     summary=Text(
-        "KL divergence and perplexity of K2V2 and K3V3 caches without an fp16 window.",
-        "无 fp16 窗口的 K2V2、K3V3 缓存的 KL 散度与困惑度。",
+        "KL divergence, perplexity and greedy texts of 2-3 bit caches without an fp16 window.",
+        "无 fp16 窗口的 2–3 比特缓存的 KL 散度、困惑度与贪心续写。",
     ),
     quick_s=400,
     full_s=3600,
@@ -50,8 +50,8 @@ RETRIEVAL = Trial(
     name="retrieval",
     measure=quality.retrieval,
     summary=Text(
-        "Needles in WikiText-2: one fact of its kind, or one of four alike, asked for at K2V2.",
-        "WikiText-2 大海捞针:同类唯一或四选一事实,K2V2 缓存。",
+        "Needles in WikiText-2 at K2V2: the only one of its kind, one of four, three of a key.",
+        "WikiText-2 大海捞针(K2V2 缓存):同类唯一、四选一、一键三值。",
     ),
     quick_s=400,
     full_s=5400,
@@ -211,7 +211,14 @@ def _quality(prefix: str, on: Text, perplexity: Trial, needles: tuple[Trial, flo
         "K3V3 困惑度(紧凑模式减均值)与未量化模型之比",
     )
     paper = Text("the paper's mode", "论文模式")
+    written = Text(
+        "Tokens written greedily at K3V2 up to the first that the unquantised model did not write, "
+        f"128 at most at full budget: compact with the mean key peeled over uniform TQ-MSE{on.en}",
+        "K3V2 贪心续写至首个与未量化模型不同的词元为止的长度(完整预算下上限 128):"
+        f"紧凑模式减均值与均匀 TQ-MSE 之比{on.zh}",
+    )
     return [
+        _least(perplexity, f"{prefix}greedy-k3v2", _CLOSE, written, 2.0),
         ratio("kl-k2v2", _CLOSE, divergence("K2V2", _PEELED, _UNIFORM), 0.5),
         ratio("kl-k2v2-paper", _CLOSE, divergence("K2V2", paper, _UNIFORM), 0.5),
         ratio("ppl-k3v3", _SMALLER, kept, 1.05, Text("fp16-comparable", "与 fp16 相当")),

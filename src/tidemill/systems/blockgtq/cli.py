@@ -23,7 +23,9 @@ app = typer.Typer(help="Block-GTQ: KV caches of two to three bits.", no_args_is_
 ModelName = Annotated[str, typer.Argument(help="A model of `tidemill models list`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 KBits = Annotated[float, typer.Option("--k-bits", "-k", help="Bits per dimension of a key, 1-8.")]
-VBits = Annotated[int, typer.Option("--v-bits", "-v", help="Bits per dimension of a value, 1-4.")]
+VBits = Annotated[
+    int, typer.Option("--v-bits", "-v", help="Bits per dimension of a value, 1-4 or 8.")
+]
 ModeOption = Annotated[Mode, typer.Option(help="How the bits are spent.")]
 
 
@@ -88,9 +90,9 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Perplexity and KL divergence of every way to cache, on WikiText-2 test."""
-    from tidemill.systems.blockgtq.quality import Scale, perplexity
+    from tidemill.systems.blockgtq.quality import Greedy, Scale, perplexity
 
-    scale = Scale(model, 1024, windows, tokens, ())
+    scale = Scale(model, 1024, windows, tokens, (), Greedy(1, 64, 1))
     found = next(iter(perplexity(_context(2), scale))).detail["scores"]
     if as_json:
         typer.echo(json.dumps(found))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tidemill.bench import Budget, Context, Measurement
-from tidemill.bench.compare import compare
+from tidemill.bench.compare import Side, compare
 from tidemill.models.llama_peer import LlamaModel, PeerSettings
+from tidemill.models.llm_speed import OurRun, PeerRun, Workload
 from tidemill.models.model_file import open_model
 from tidemill.models.native_decoder import NativeDecoder
 from tidemill.models.store import ModelStore
 from tidemill.systems.blockgtq import speed, workloads
-from tidemill.systems.blockgtq.scoring.race import NativeRun, PeerRun, RoundedCaches, sides_of
 
 PLUG = "blockgtq:k3v3"
 _WIDE = "gemma-3-270m"
@@ -52,7 +52,7 @@ def decoding(context: Context, scale: Scale | None = None) -> Iterator[Measureme
     scale = scale or SCALES[context.budget]
     ids, runs = _runs(context, scale, {"packed K3V3": PLUG, "dense fp16": None})
     context.progress.stage(f"decode after {len(ids):,} tokens")
-    race = compare(*sides_of(runs, scale.tokens), repeats=scale.repeats, progress=context.progress)
+    race = compare(*_sides(runs, scale), repeats=scale.repeats, progress=context.progress)
     yield race.measurement("decode", "dense fp16")
 
 
@@ -63,42 +63,43 @@ def against_llama(context: Context, scale: Scale | None = None) -> Iterator[Meas
         MissingCapability: llama-cpp-python is not installed.
     """
     scale = scale or SCALES[context.budget]
-    path = ModelStore().pull(scale.model)
-    with ExitStack() as stack:
-        runs: dict[str, NativeRun | PeerRun] = {}
+    with LlamaModel(ModelStore().pull(scale.model)) as model, ExitStack() as stack:
         ids, own = _runs(context, scale, {"packed K3V3": PLUG})
-        runs |= own
+        runs: dict[str, OurRun | PeerRun] = {**own}
         for kind in ("q8_0", "q4_0"):
             name = f"llama.cpp {kind}"
             context.progress.stage(f"{name}: read {len(ids):,} tokens")
-            model = stack.enter_context(LlamaModel(path))
-            model.api = RoundedCaches(model.api, kind)
-            room = len(ids) + scale.tokens
-            peer = model.context(PeerSettings(), threads=context.threads, tokens=room)
-            runs[name] = PeerRun(stack.enter_context(peer), ids, scale.tokens)
+            settings, work = PeerSettings(kv_type=kind), Workload(len(ids), scale.tokens)
+            peer = PeerRun(model, settings, context.threads, [ids], work)
+            runs[name] = stack.enter_context(peer)
         context.progress.stage("decode")
-        race = compare(
-            *sides_of(runs, scale.tokens), repeats=scale.repeats, progress=context.progress
-        )
+        race = compare(*_sides(runs, scale), repeats=scale.repeats, progress=context.progress)
     best = min(race.timings[1:], key=lambda timing: timing.median_s).name
     yield race.measurement("decode-llama", best)
 
 
 def _runs(
     context: Context, scale: Scale, caches: dict[str, str | None]
-) -> tuple[list[int], dict[str, NativeRun]]:
+) -> tuple[list[int], dict[str, OurRun]]:
     """Native decoders that have read the prompt, by name of their cache."""
     room = scale.context + scale.tokens
     with open_model(str(ModelStore().pull(scale.model))) as model:
         ids = model.tokenizer.encode(workloads.text("test")[: 16 * room])[: scale.context]
-        runs: dict[str, NativeRun] = {}
+        runs: dict[str, OurRun] = {}
         for name, kv in caches.items():
             context.progress.stage(f"{name}: calibrate if need be, read {scale.context:,} tokens")
             decoder = NativeDecoder(
                 model, threads=context.threads, context=room, kv_tokens=room, kv=kv
             )
-            runs[name] = NativeRun(decoder, ids, scale.tokens)
+            runs[name] = OurRun(decoder, [ids], Workload(len(ids), scale.tokens))
     return ids, runs
+
+
+def _sides(runs: Mapping[str, OurRun | PeerRun], scale: Scale) -> list[Side]:
+    return [
+        Side(name, run.run, float(scale.tokens), "tokens/s", prepare=run.reset)
+        for name, run in runs.items()
+    ]
 
 
 def compression(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:
@@ -123,7 +124,7 @@ def compression(context: Context, scale: Scale | None = None) -> Iterator[Measur
 
 
 def _smaller(claim: str, packed: int, dense: int, what: str) -> Measurement:
-    return speed.exact(
+    return Measurement.exact(
         claim,
         dense / packed,
         subject=f"packed K3V3, {what}: {packed / 2**20:.2f} MiB, all counted",

@@ -136,7 +136,7 @@ def memory(context: Context, scale: speed.Scale | None = None) -> Iterator[Measu
     limited = {kind: _child(kind, shape | {"limit": limit}) for kind in ("packed", "dense")}
     ratio = found["dense"]["grown_bytes"] / found["packed"]["grown_bytes"]
     details: dict[str, Json] = {"limit_bytes": limit, "free": {**found}, "limited": {**limited}}
-    yield speed.exact(
+    yield Measurement.exact(
         "peak-memory",
         ratio,
         subject=f"packed: peak grows by {found['packed']['grown_bytes'] / 2**20:.0f} MiB",
@@ -144,7 +144,7 @@ def memory(context: Context, scale: speed.Scale | None = None) -> Iterator[Measu
         detail=details,
     )
     stands = float(limited["packed"]["ok"] and not limited["dense"]["ok"])
-    yield speed.exact(
+    yield Measurement.exact(
         "fits-where-dense-fails",
         stands,
         subject=f"packed: {'one step, checked' if limited['packed']['ok'] else 'no memory'}",

@@ -1,7 +1,7 @@
 """What the reader notices: perplexity, divergence from the unquantised model, retrieval.
 
 Every key and value goes through the packed cache before any query sees it: there is no window of
-recent fp16 keys, not even within a prompt.
+recent fp16 keys, not even within a prompt. Greedy texts are written with packed attention.
 """
 
 # torch and transformers leave parts of their interfaces untyped
@@ -18,15 +18,31 @@ import numpy as np
 
 from tidemill.bench import Budget, Context, Measurement
 from tidemill.bench.claim import Json
+from tidemill.bench.intervals import Interval
 from tidemill.models.ggml_rounding import Q4_0_BITS, Q8_0_BITS, q4_0, q8_0
+from tidemill.models.haystack import Kind, found, haystack
+from tidemill.models.hf_greedy import lengths_until_different, written
+from tidemill.models.token_scores import Teacher, TokenScores, hidden_of
 from tidemill.systems.blockgtq import workloads
 from tidemill.systems.blockgtq.baselines import rounded_cache
 from tidemill.systems.blockgtq.calibration import Calibration
 from tidemill.systems.blockgtq.config import Mode
-from tidemill.systems.blockgtq.scoring.token_scores import Interval, Reference, Scored, hidden_of
 
+_BLOCK = 32
+"""Tokens resampled together: neighbours err alike."""
 _ASKED = ("dense", "uniform K2V2", "paper K2V2", "compact K2V2", "compact+peel K2V2", "q4_0")
 """Ways to cache that look for needles."""
+_WRITING = ("uniform K3V2", "paper K3V2", "compact+peel K3V2")
+"""Those that write, beside the dense one, and are not scored token by token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Greedy:
+    """Texts that each way to cache continues: how many, of how many tokens, by how many."""
+
+    texts: int
+    prompt: int
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +54,31 @@ class Scale:
         calibration_tokens: Of WikiText-2 train.
         windows: Of test text.
         window_tokens: Length of each.
-        haystacks: Tokens of each text with four needles, of which every one is asked for.
+        haystacks: Needles of each text, four questions about them, and its tokens.
+        greedy: What is written greedily.
     """
 
     model: str
     calibration_tokens: int
     windows: int
     window_tokens: int
-    haystacks: tuple[int, ...]
+    haystacks: tuple[tuple[Kind, int], ...]
+    greedy: Greedy
 
 
-_LENGTHS = (600, 600, 1200, 1200, 1200, 2000, 2000, 4000)
+_HAYSTACKS = (
+    *((Kind.SINGLE, 600), (Kind.MANY_KEYS, 600), (Kind.SINGLE, 1200), (Kind.MANY_KEYS, 1200)),
+    *((Kind.MANY_VALUES, 1200), (Kind.MANY_VALUES, 2000), (Kind.SINGLE, 2000)),
+    (Kind.MANY_KEYS, 4000),
+)
+_SMALL = ((Kind.SINGLE, 300), (Kind.MANY_VALUES, 300))
 SCALES = {
-    Budget.QUICK: Scale("smollm2-135m", 1024, 2, 256, (400, 400)),
-    Budget.FULL: Scale("qwen2.5-coder-0.5b", 2048, 4, 1025, _LENGTHS),
+    Budget.QUICK: Scale("smollm2-135m", 1024, 2, 256, _SMALL, Greedy(2, 64, 32)),
+    Budget.FULL: Scale("qwen2.5-coder-0.5b", 2048, 4, 1025, _HAYSTACKS, Greedy(8, 256, 128)),
 }
 SECOND = {
-    Budget.QUICK: Scale("smollm2-135m", 1024, 1, 256, (300,)),
-    Budget.FULL: Scale("smollm2-135m", 2048, 4, 1025, _LENGTHS),
+    Budget.QUICK: Scale("smollm2-135m", 1024, 1, 256, _SMALL, Greedy(2, 64, 32)),
+    Budget.FULL: Scale("smollm2-135m", 2048, 4, 1025, _HAYSTACKS, Greedy(8, 256, 128)),
 }
 
 
@@ -69,11 +92,11 @@ class Variant:
 
 
 def variants(calibration: Calibration, config: Any) -> dict[str, Variant]:
-    """Uniform TQ-MSE, the paper's mode and ours at K2V2 and K3V3, and llama.cpp's types."""
+    """Uniform TQ-MSE, the paper's mode and ours at K2V2, K3V2, K3V3; llama.cpp's types."""
     from tidemill.systems.blockgtq.cache import BlockGTQCache
 
     made: list[Variant] = []
-    for k, v in ((2, 2), (3, 3)):
+    for k, v in ((2, 2), (3, 2), (3, 3)):
         for kind, mode, peel in (
             ("uniform", Mode.UNIFORM, False),
             ("paper", Mode.PAPER, False),
@@ -116,28 +139,42 @@ class Subject:
     tokenizer: Any
     variants: dict[str, Variant]
 
+    def cache(self, name: str) -> Any:
+        """A new one of the way called ``name``; "dense" is transformers' own."""
+        from transformers import DynamicCache
+
+        if name in self.variants:
+            return self.variants[name].make()
+        return DynamicCache(config=self.model.config)
+
 
 def _perplexity(
     context: Context, scale: Scale, subject: Subject, prefix: str
 ) -> Iterator[Measurement]:
     import torch
 
-    known = subject.variants
+    known = {name: way for name, way in subject.variants.items() if name not in _WRITING}
     letters = 8 * scale.windows * scale.window_tokens
     ids = subject.tokenizer(workloads.text("test")[:letters])["input_ids"]
-    scores = {name: Scored() for name in ("dense", *known)}
+    head = subject.model.lm_head.weight
+    parts: dict[str, list[TokenScores]] = {name: [] for name in ("dense", *known)}
     context.progress.stage("score")
     total = scale.windows * (1 + len(known))
     with torch.inference_mode():
         for i in range(scale.windows):
             row = torch.tensor([ids[i * scale.window_tokens : (i + 1) * scale.window_tokens]])
-            reference = Reference(subject.model, row)
-            scores["dense"].extend(reference.compare(reference.hidden))
+            dense = hidden_of(subject.model, row, None)[:-1]
+            teacher = Teacher.of(dense, head)
+            parts["dense"].append(teacher.judge(dense, row[0, 1:], head))
             for j, (name, variant) in enumerate(known.items()):
-                hidden = hidden_of(subject.model, row, variant.make())
-                scores[name].extend(reference.compare(hidden))
+                hidden = hidden_of(subject.model, row, variant.make())[:-1]
+                parts[name].append(teacher.judge(hidden, row[0, 1:], head))
                 context.progress.advance(i * (1 + len(known)) + j + 2, total, "passes")
-    table = _table(scores, known)
+    scores = {name: TokenScores.joined(each) for name, each in parts.items()}
+    table: dict[str, Json] = {
+        name: each.to_json(name, known[name].bits if name in known else 32.0)
+        for name, each in scores.items()
+    }
     for claim, top, bottom in (
         ("kl-k2v2", "compact+peel K2V2", "uniform K2V2"),
         ("kl-k2v2-paper", "paper K2V2", "uniform K2V2"),
@@ -146,6 +183,41 @@ def _perplexity(
         ("ppl-k3v3", "compact+peel K3V3", "dense"),
     ):
         yield _compared(prefix + claim, scores, (top, bottom), scale.model, table)
+    yield _greedy(context, scale, subject, prefix)
+
+
+def _greedy(context: Context, scale: Scale, subject: Subject, prefix: str) -> Measurement:
+    """Tokens written up to the first that the unquantised model would not have written."""
+    import torch
+
+    from tidemill.systems.blockgtq.cache import ATTENTION
+
+    texts, prompt, tokens = scale.greedy.texts, scale.greedy.prompt, scale.greedy.tokens
+    ids = subject.tokenizer(workloads.text("test")[: 8 * texts * prompt])["input_ids"]
+    prompts = torch.tensor(ids[: texts * prompt]).view(texts, prompt)
+    context.progress.stage(f"write {tokens} tokens after each of {texts} prompts")
+    made: dict[str, Any] = {}
+    before = subject.model.config._attn_implementation
+    subject.model.set_attn_implementation(ATTENTION)
+    for i, name in enumerate(("dense", *_WRITING)):
+        made[name] = written(subject.model, prompts, subject.cache(name), tokens)
+        context.progress.advance(i + 1, 1 + len(_WRITING), "ways")
+    subject.model.set_attn_implementation(before)
+    lengths = {name: lengths_until_different(made[name], made["dense"]) for name in _WRITING}
+    detail: dict[str, Json] = {
+        name: {
+            "lengths": each.tolist(),
+            "equal": float((made[name] == made["dense"]).mean()),
+        }
+        for name, each in lengths.items()
+    }
+    uniform, ours = (lengths[name].astype(float) for name in (_WRITING[0], _WRITING[-1]))
+    return Interval.of_ratio(ours, uniform, 1).measurement(
+        f"{prefix}greedy-k3v2",
+        subject=f"{_WRITING[-1]} on {scale.model}: {ours.mean():.1f} of {tokens} tokens",
+        baseline=f"{_WRITING[0]}: {uniform.mean():.1f}",
+        detail=detail,
+    )
 
 
 def _calibrated(context: Context, scale: Scale) -> Subject:
@@ -158,24 +230,11 @@ def _calibrated(context: Context, scale: Scale) -> Subject:
     return Subject(model, tokenizer, variants(made, model.config))
 
 
-def _table(scores: dict[str, Scored], known: dict[str, Variant]) -> dict[str, Json]:
-    return {
-        name: {
-            "bits": known[name].bits if name in known else 32.0,
-            "perplexity": scored.perplexity,
-            "kl": float(np.mean(scored.divergence)),
-            "top1": float(np.mean(scored.agrees)),
-            "tokens": len(scored.loss),
-        }
-        for name, scored in scores.items()
-    }
-
-
 def _compared(
-    claim: str, scores: dict[str, Scored], sides: tuple[str, str], model: str, table: Json
+    claim: str, scores: dict[str, TokenScores], sides: tuple[str, str], model: str, table: Json
 ) -> Measurement:
     one, two = (scores[name] for name in sides)
-    found = one.perplexity_over(two) if "ppl" in claim else one.divergence_over(two)
+    found = one.perplexity_over(two, _BLOCK) if "ppl" in claim else one.divergence_over(two, _BLOCK)
     told = [
         f"{name}: KL {np.mean(scores[name].divergence):.3g}, "
         f"perplexity {scores[name].perplexity:.4g}"
@@ -191,53 +250,31 @@ def _retrieval(
     import torch
 
     hays = [
-        workloads.haystack(subject.tokenizer, tokens, alike=bool(i % 2), seed=i)
-        for i, tokens in enumerate(scale.haystacks)
+        haystack(subject.tokenizer, tokens, kind=kind, seed=i)
+        for i, (kind, tokens) in enumerate(scale.haystacks)
     ]
     hits: dict[str, list[float]] = {name: [] for name in _ASKED}
     context.progress.stage("ask")
     with torch.inference_mode():
         for i, hay in enumerate(hays):
             for j, name in enumerate(_ASKED):
-                hits[name] += _found(subject, hay, name)
+                hits[name] += found(subject.model, subject.tokenizer, hay, subject.cache(name))
                 context.progress.advance(i * len(_ASKED) + j + 1, len(hays) * len(_ASKED), "texts")
-    asked = [[hay.tokens, hay.alike] for hay in hays for _ in hay.questions]
+    needles: list[Json] = [
+        {"tokens": hay.tokens, "kind": hay.kind.value} for hay in hays for _ in hay.questions
+    ]
     detail: dict[str, Json] = {
         name: {"found": int(sum(each)), "asked": len(each), "hits": [*each]}
         for name, each in hits.items()
     }
-    detail["needles"] = [{"tokens": tokens, "alike": alike} for tokens, alike in asked]
+    detail["needles"] = needles
     peel = np.array(hits["compact+peel K2V2"])
     for claim, label in (("needles-kept", "dense"), ("needles-over-uniform", "uniform K2V2")):
         gap = 100 * (peel - np.array(hits[label]))
         told = (
-            f"compact+peel K2V2 on {scale.model}: {int(peel.sum())} of {len(asked)}",
-            f"{label}: {int(sum(hits[label]))} of {len(asked)}",
+            f"compact+peel K2V2 on {scale.model}: {int(peel.sum())} of {len(needles)}",
+            f"{label}: {int(sum(hits[label]))} of {len(needles)}",
         )
         yield Interval.of_mean(gap).measurement(
             prefix + claim, subject=told[0], baseline=told[1], detail=detail
         )
-
-
-def _found(subject: Subject, hay: workloads.Haystack, name: str) -> list[float]:
-    """1 for each question whose answer is the first choice at every token; the text is read once.
-
-    After each question the cache is cropped back to the text.
-    """
-    import torch
-    from transformers import DynamicCache
-
-    model, tokenizer = subject.model, subject.tokenizer
-    known = subject.variants
-    cache = known[name].make() if name in known else DynamicCache(config=model.config)
-    ids = tokenizer(hay.text)["input_ids"]
-    hidden_of(model, torch.tensor([ids]), cache)
-    hits: list[float] = []
-    for question, answer in hay.questions:
-        asked = tokenizer(question, add_special_tokens=False)["input_ids"]
-        wanted = tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
-        hidden = hidden_of(model, torch.tensor([[*asked, *wanted]]), cache)
-        choices = model.lm_head(hidden[-len(wanted) - 1 : -1]).argmax(dim=-1)
-        hits.append(float(choices.tolist() == wanted))
-        cache.crop(-len(asked) - len(wanted))
-    return hits

@@ -108,14 +108,6 @@ def attention(context: Context, scale: Scale | None = None) -> Iterator[Measurem
         )
 
 
-def exact(
-    claim: str, value: float, *, subject: str, baseline: str, detail: dict[str, Json]
-) -> Measurement:
-    """A count that repeats would not change."""
-    made = Measurement(claim=claim, value=value, low=value, high=value, repeats=1)
-    return replace(made, subject=subject, baseline=baseline, detail=detail)
-
-
 def _rate(race: Comparison, name: str) -> str:
     return f"{figure(1e9 / race.rate(name).median)} ns a token and KV head"
 

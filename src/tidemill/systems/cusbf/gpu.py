@@ -11,15 +11,12 @@ Hash scheme, bits and answers equal the host filter's. ``TRITON_INTERPRET=1`` wi
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill.errors import ConfigError, MissingCapability
+from tidemill.native.device import torch_for
 from tidemill.systems.cusbf.sequences import Sequence, as_bases
 from tidemill.systems.cusbf.superbloom import SuperBloom
 
@@ -47,7 +44,7 @@ class DeviceBloom:
     """
 
     def __init__(self, bloom: SuperBloom, device: str = "cuda") -> None:
-        self._torch = _torch_for(device)
+        self._torch = torch_for(device, instead="SuperBloom")
         self._device = device
         self._like = bloom
         self._words = self._sent(bloom.words.copy())
@@ -154,27 +151,3 @@ def _hash_constants(seed: int) -> list[int]:
         z = (z ^ z >> 27) * 0x94D049BB133111EB & _M64
         words.append((z ^ z >> 31) >> 32 | 1)
     return words
-
-
-def _torch_for(device: str) -> ModuleType:
-    kind = device.split(":", maxsplit=1)[0]
-    if kind not in ("cuda", "cpu"):
-        raise ConfigError.of("device", device, "cuda, cuda:N, or cpu in Triton's interpreter")
-    if missing := [name for name in ("torch", "triton") if find_spec(name) is None]:
-        raise MissingCapability(
-            f"device={device!r} — needs PyTorch and Triton; {' and '.join(missing)} "
-            f"is not installed: pip install {' '.join(missing)}"
-        )
-    import torch
-
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise MissingCapability(
-            f"device={device!r} — PyTorch {torch.__version__} sees no CUDA device; use SuperBloom, "
-            "the same filter on the CPU."
-        )
-    if kind == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise MissingCapability(
-            "device='cpu' — Triton runs on a CPU only in its interpreter; set TRITON_INTERPRET=1 "
-            "to test the kernels, or use SuperBloom, which is made for the CPU."
-        )
-    return torch

@@ -134,7 +134,7 @@ def llama_rounded(kind: str, file: Path) -> Rounded:
 
     Only the projections are taken from it: embeddings stay as the source has them.
     """
-    from tidemill.systems.grinqh.workloads import from_gguf
+    from tidemill.models.hf_model import from_gguf
 
     model = from_gguf(file)
     known = {

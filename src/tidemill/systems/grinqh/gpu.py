@@ -9,14 +9,13 @@ Triton's interpreter, for tests: its speed means nothing.
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill.errors import ConfigError, InputError, MissingCapability
+from tidemill.errors import InputError
+from tidemill.native.device import torch_for
 from tidemill.systems.grinqh.codebook import LEVELS, U8, Codebook
 from tidemill.systems.grinqh.graded_matrix import HALF, GradedMatrix, folded
 
@@ -36,7 +35,7 @@ class DeviceMatrix:
     """
 
     def __init__(self, matrix: GradedMatrix, device: str = "cuda") -> None:
-        check_device(device)
+        torch_for(device, instead="NativeMatrix")
         self.rows, self.cols, self._device = matrix.rows, matrix.cols, device
         self._halves = -(-matrix.rows // HALF)
         none = np.zeros(1, np.uint8)
@@ -109,27 +108,3 @@ def stored_values(codebook: Codebook, level: int) -> F32:
     stored = np.arange(1 << level)
     code = (stored & 3) << 4 | (stored >> 2 & 1) << 3 | (stored >> 3 & 1) << 2 | stored >> 4
     return codebook.values[level][folded(code.astype(np.uint8)) >> (LEVELS[-1] - level)]
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that cannot run the kernel, and say what is missing.
-
-    Raises:
-        ConfigError, MissingCapability: As `DeviceMatrix`.
-    """
-    if device != "cpu" and not device.startswith("cuda"):
-        raise ConfigError.of("device", device, "cuda, cuda:N, or cpu in Triton's interpreter")
-    for package in ("torch", "triton"):
-        if find_spec(package) is None:
-            raise MissingCapability(f"device={device!r} — needs {package}: pip install {package}")
-    import torch
-
-    if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise MissingCapability(
-            "device='cpu' — needs Triton's interpreter: set TRITON_INTERPRET=1; for work on a CPU "
-            "there is NativeMatrix."
-        )
-    if device != "cpu" and not torch.cuda.is_available():
-        raise MissingCapability(
-            f"device={device!r} — this PyTorch sees no CUDA device; use NativeMatrix."
-        )

@@ -23,14 +23,7 @@ from tidemill.systems.grinqh.baselines import (
     uniform,
 )
 from tidemill.systems.grinqh.choice import Choice
-from tidemill.systems.grinqh.scores import (
-    Reach,
-    Sample,
-    Score,
-    blocks_of,
-    perplexity_ratio,
-    ratio,
-)
+from tidemill.systems.grinqh.scores import BLOCK, Reach, Sample, Score
 from tidemill.systems.grinqh.selection import Mode
 
 COMPARABLE = 0.5
@@ -162,13 +155,8 @@ def _detail(full: Score, decode: Found, every: Found) -> dict[str, Json]:
 def _compared(
     claim: str, model: str, ours: Score, other: Score, detail: dict[str, Json]
 ) -> Measurement:
-    value, low, high = ratio(ours.divergence, other.divergence)
-    return Measurement(
-        claim=claim,
-        value=value,
-        low=low,
-        high=high,
-        repeats=blocks_of(len(ours.divergence)),
+    return ours.tokens.divergence_over(other.tokens, BLOCK).measurement(
+        claim,
         subject=f"{ours.name} on {model}: KL {figure(ours.kl)}, {ours.bits:.2f} bits",
         baseline=f"{other.name}: KL {figure(other.kl)}, {other.bits:.2f} bits",
         detail=detail,
@@ -200,13 +188,8 @@ def _two_bits(
 ) -> Measurement:
     names = ("GRINQH codes 2", "GRINQH 2", "RTN 2", "static 2")
     ours, tighter, rounded, static = (found[name] for name in names)
-    value, low, high = perplexity_ratio(ours.loss, full.loss)
-    return Measurement(
-        claim=claim,
-        value=value,
-        low=low,
-        high=high,
-        repeats=blocks_of(len(ours.loss)),
+    return ours.tokens.perplexity_over(full.tokens, BLOCK).measurement(
+        claim,
         subject=f"GRINQH on {model}: perplexity {figure(ours.perplexity)}, {ours.bits:.2f} bits "
         f"read in all; with 2 in all {figure(tighter.perplexity)}",
         baseline=f"source: {figure(full.perplexity)}; RTN {figure(rounded.perplexity)}, "
@@ -219,7 +202,7 @@ def _monotone(found: Found, scale: Scale, detail: dict[str, Json]) -> Measuremen
     curve = [found[f"GRINQH {bits:g}"].kl for bits in scale.frontier]
     rises = sum(after >= before for before, after in pairwise(curve))
     text = f"{len(curve)} points on {scale.model}, one stored copy"
-    return _count("monotone", rises, text, detail)
+    return Measurement.exact("monotone", rises, subject=text, detail=detail)
 
 
 def _dominated(found: Found, detail: dict[str, Json]) -> Measurement:
@@ -233,14 +216,8 @@ def _dominated(found: Found, detail: dict[str, Json]) -> Measurement:
         below = [each.kl for each in ours if each.bits <= score.bits + 0.01]
         if not below or min(below) > score.kl:
             beyond.append(score.name)
-    text = ", ".join(beyond) or "none"
-    return _count("pareto", len(beyond), f"baselines beyond the curve: {text}", detail)
-
-
-def _count(claim: str, value: int, subject: str, detail: dict[str, Json]) -> Measurement:
-    return Measurement(
-        claim=claim, value=value, low=value, high=value, repeats=1, subject=subject, detail=detail
-    )
+    text = f"baselines beyond the curve: {', '.join(beyond) or 'none'}"
+    return Measurement.exact("pareto", len(beyond), subject=text, detail=detail)
 
 
 def llama(context: Context, scale: Scale | None = None) -> Iterator[Measurement]:

@@ -320,12 +320,9 @@ def _prefill_bits(subject: Any, ids: Any, scale: Scale) -> Measurement:
         subject.model.base_model(input_ids=ids, use_cache=False)
     bits = found.average_bits
     weights = sum(layer.weights for layer in found.layers.values())
-    return Measurement(
-        claim="prefill-bits",
-        value=bits,
-        low=bits,
-        high=bits,
-        repeats=1,
+    return Measurement.exact(
+        "prefill-bits",
+        bits,
         subject=f"{scale.prompt} tokens of {scale.prefill_model}, decode set to 2.5 bits",
         detail={
             "bytes_moved": found.bytes_moved,
@@ -342,12 +339,9 @@ def _stored(subject: Any, scale: Scale) -> Measurement:
     bits = 8 * kept / weights
     if not np.isclose(bits, subject.graded.stored_bits, rtol=0.02):
         raise ClaimError(f"storage — buffers take {bits:.2f} bits, not as counted.")
-    return Measurement(
-        claim="stored",
-        value=bits,
-        low=bits,
-        high=bits,
-        repeats=1,
+    return Measurement.exact(
+        "stored",
+        bits,
         subject=f"{scale.prefill_model}: {kept / 1e6:.0f} MB of {weights / 1e6:.0f} M weights",
         detail={"bytes": cast("Json", kept), "weights": weights},
     )

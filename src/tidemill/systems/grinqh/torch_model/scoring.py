@@ -8,66 +8,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from tidemill.models.token_scores import Teacher, TokenScores
 from tidemill.systems.grinqh import workloads
 from tidemill.systems.grinqh.baselines import Rounded
 from tidemill.systems.grinqh.choice import Choice
 from tidemill.systems.grinqh.reading import trace
-from tidemill.systems.grinqh.scores import F64, Reach, Sample, Score
+from tidemill.systems.grinqh.scores import Reach, Sample, Score
 from tidemill.systems.grinqh.selection import Mode
 from tidemill.systems.grinqh.torch_model.linear import Stages
 from tidemill.systems.grinqh.torch_model.model import Setting, quantize
 
 _SAMPLE = 64
-_ROWS = 64  # tokens whose logits are made at once
-
-
-@dataclass(frozen=True, slots=True)
-class Teacher:
-    """What the source predicts for some tokens, such that a student's logits are needed once.
-
-    With p the source's probabilities and z a student's logits W h, the divergence is
-    Σ p log p − h·(pᵀ W) + log Σ exp z: sums over the vocabulary are kept, not p.
-
-    Args:
-        entropy: (tokens,) −Σ p log p, nats.
-        mean_row: (tokens, hidden) pᵀ W, float64.
-    """
-
-    entropy: Any
-    mean_row: Any
-
-    @classmethod
-    def of(cls, hidden: Any, head: Any) -> Teacher:
-        """Of hidden states (tokens, hidden) of the source, and the output matrix."""
-        import torch
-
-        found = [cls._some(rows, head) for rows in hidden.split(_ROWS)]
-        return cls(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-
-    @staticmethod
-    def _some(hidden: Any, head: Any) -> tuple[Any, Any]:
-        import torch
-
-        known = (hidden @ head.T).log_softmax(dim=-1)
-        chances = known.exp()
-        entropy = -(chances * known).sum(dim=-1, dtype=torch.float64)
-        return entropy, (chances @ head).double()
-
-    def judge(self, hidden: Any, targets: Any, head: Any) -> tuple[F64, F64]:
-        """Divergence from the source and loss, of a student's hidden states."""
-        total = hidden.new_empty(len(hidden)).double()
-        for first in range(0, len(hidden), _ROWS):
-            rows = slice(first, first + _ROWS)
-            total[rows] = (hidden[rows] @ head.T).logsumexp(dim=-1).double()
-        states = hidden.double()
-        gap = total - self.entropy - (states * self.mean_row).sum(dim=-1)
-        loss = total - (states * head[targets].double()).sum(dim=-1)
-        return gap.clamp(min=0).numpy(), loss.numpy()
 
 
 class Subject:
@@ -92,7 +45,7 @@ class Subject:
             for name, module in self.model.named_modules()
             if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
         }
-        self.reference: list[Any] = []
+        self.reference: list[Teacher] = []
         self._prompts: dict[tuple[int, bool], Any] = {}
         self.full = self._scored("source", 32.0, Reach.DECODE)
         self.graded = quantize(self.model, calib=torch.tensor(train), head=False, threads=threads)
@@ -121,7 +74,7 @@ class Subject:
                 self._prompt(i, is_source=False)
         with trace() as found:
             score = self._scored(name, 0.0, reach, choices)
-        return Score(name, found.read_bits, score.divergence, score.loss)
+        return Score(name, found.read_bits, score.tokens)
 
     def rounded_score(self, way: Rounded, reach: Reach) -> Score:
         """Score dense weights."""
@@ -157,18 +110,16 @@ class Subject:
         """Score what is in place, or ``layers``, whose prompt is the source's in decode."""
         import torch
 
-        divergence, loss = [], []
+        head, judged = self.model.lm_head.weight, list[TokenScores]()
         is_first = not self.reference
         with torch.inference_mode():
             for i, row in enumerate(self._windows):
                 hidden = self._hidden(i, reach, choices, layers)
                 targets = row[0, self.sample.prompt + 1 :]
                 if is_first:
-                    self.reference.append(Teacher.of(hidden, self.model.lm_head.weight))
-                gap, missed = self.reference[i].judge(hidden, targets, self.model.lm_head.weight)
-                divergence.append(gap)
-                loss.append(missed)
-        return Score(name, bits, np.concatenate(divergence), np.concatenate(loss))
+                    self.reference.append(Teacher.of(hidden, head))
+                judged.append(self.reference[i].judge(hidden, targets, head))
+        return Score(name, bits, TokenScores.joined(judged))
 
     def _hidden(
         self,
