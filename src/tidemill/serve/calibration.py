@@ -18,6 +18,7 @@ from tidemill.serve.block_pool import BlockPool
 from tidemill.serve.cost import StepShape, pairs_of, shape_of
 from tidemill.serve.decoder_executor import DecoderExecutor
 from tidemill.serve.engine import EngineCore
+from tidemill.serve.executor import Executor
 from tidemill.serve.measured_steps import MeasuredSteps, Table
 from tidemill.serve.scheduler import Scheduler, SchedulerConfig
 from tidemill.serve.types import Request, StepPlan, StepResult
@@ -73,7 +74,7 @@ class _Step:
 class _Watched:
     """An executor that remembers the last plan's shape."""
 
-    def __init__(self, inner: DecoderExecutor) -> None:
+    def __init__(self, inner: Executor) -> None:
         self._inner = inner
         self.shape = StepShape()
 
@@ -141,7 +142,6 @@ def _steps(
     core = engine.core(
         max_queue=sequences, sequences=sequences, batched_tokens=max(chunk, sequences)
     )
-    assert isinstance(core.executor, DecoderExecutor)
     watched = core.executor = _Watched(core.executor)
     draw = np.random.default_rng(prompt * 31 + sequences)
     for index in range(sequences):
