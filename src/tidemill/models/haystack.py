@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -90,9 +89,10 @@ def haystack(tokenizer: Any, tokens: int, *, kind: Kind, seed: int) -> Haystack:
 def found(model: Any, tokenizer: Any, hay: Haystack, cache: Any) -> list[float]:
     """1 for each question that ``model`` answers, 0 for the others; the text is read once.
 
-    An answer counts if the model's first choice is right at every token of it; several answers may
-    come in any order, with commas between them, and all must come. After each question the cache is
-    cropped back to the text.
+    An answer counts if the model's first choice is right at every token of it. Several answers may
+    come in any order, with commas between them, and all must come; where the model could repeat one
+    its first choice is that among the others. After each question the cache is cropped back to the
+    text.
     """
     import torch
 
@@ -116,12 +116,13 @@ def _answers(
     One answer is guessed and read with what comes before it; where the first choice is another
     token, those that begin so are tried, until none does.
     """
-    fed, guess = 0, left[0]
+    fed, guess, told = 0, left[0], list[list[int]]()
     while True:
-        choices = _choices(model, cache, asked, guess)
+        choices = _choices(model, cache, asked, guess, told)
         if choices == guess:
             fed += len(asked) + len(guess)
             left.remove(guess)
+            told.append(guess)
             if not left:
                 cache.crop(-fed)
                 return True
@@ -137,9 +138,19 @@ def _answers(
         guess = begun[0]
 
 
-def _choices(model: Any, cache: Any, asked: Sequence[int], guess: Sequence[int]) -> list[int]:
-    """The likeliest token at each place of ``guess``; both stay in the cache."""
+def _choices(
+    model: Any, cache: Any, asked: list[int], guess: list[int], told: list[list[int]]
+) -> list[int]:
+    """The likeliest token at each place of ``guess`` that repeats nothing ``told``.
+
+    What is asked and guessed stays in the cache.
+    """
     import torch
 
     hidden = hidden_of(model, torch.tensor([[*asked, *guess]]), cache)
-    return list(model.lm_head(hidden[-len(guess) - 1 : -1]).argmax(dim=-1).tolist())
+    logits = model.lm_head(hidden[-len(guess) - 1 : -1])
+    for place, token in enumerate(guess):
+        for each in told:
+            if each[:place] == guess[:place] and each[place] != token:
+                logits[place, each[place]] = -torch.inf
+    return list(logits.argmax(dim=-1).tolist())
