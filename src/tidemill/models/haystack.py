@@ -14,7 +14,7 @@ from typing import Any
 from tidemill.models.token_scores import hidden_of
 from tidemill.models.wikitext import excerpt
 
-VALUES = 3
+VALUES = 2
 """Values of a key that has several."""
 _KINDS = ("secret number", "postal code", "access code", "telephone number")
 _CITIES = (
@@ -68,7 +68,7 @@ def haystack(tokenizer: Any, tokens: int, *, kind: Kind, seed: int) -> Haystack:
     things = (_KINDS[0],) * len(_KINDS) if kind is Kind.MANY_KEYS else _KINDS
     facts, questions = list[tuple[int, str]](), list[tuple[str, tuple[str, ...]]]()
     for thing, city in zip(things, cities, strict=True):
-        one, several = f"{thing} of {city} is", f"{thing}s of {city}"
+        one, several = f"{thing} of {city} is", f"two {thing}s of {city}"
         if kind is Kind.MANY_VALUES:  # told apart by their first digits
             firsts = draw.sample(range(1, 10), VALUES)
             numbers = tuple(f"{first}{draw.randrange(10_000):04}" for first in firsts)
@@ -90,7 +90,7 @@ def found(model: Any, tokenizer: Any, hay: Haystack, cache: Any) -> list[float]:
     """1 for each question that ``model`` answers, 0 for the others; the text is read once.
 
     An answer counts if the model's first choice is right at every token of it. Several answers may
-    come in any order, with commas between them, and all must come; where the model could repeat one
+    come in any order, with "and" between them, and all must come; where the model could repeat one
     its first choice is that among the others. After each question the cache is cropped back to the
     text.
     """
@@ -104,12 +104,12 @@ def found(model: Any, tokenizer: Any, hay: Haystack, cache: Any) -> list[float]:
     hits: list[float] = []
     for question, answers in hay.questions:
         left = [ids_of(f" {answer}") for answer in answers]
-        hits.append(float(_answers(model, cache, ids_of(question), left, comma=ids_of(","))))
+        hits.append(float(_answers(model, cache, ids_of(question), left, between=ids_of(" and"))))
     return hits
 
 
 def _answers(
-    model: Any, cache: Any, asked: list[int], left: list[list[int]], *, comma: list[int]
+    model: Any, cache: Any, asked: list[int], left: list[list[int]], *, between: list[int]
 ) -> bool:
     """Whether the first choices after ``asked`` are all that is ``left``, in any order.
 
@@ -126,7 +126,7 @@ def _answers(
             if not left:
                 cache.crop(-fed)
                 return True
-            asked, guess = comma, left[0]
+            asked, guess = between, left[0]
             continue
         cache.crop(-len(asked) - len(guess))
         same = next(i for i, (a, b) in enumerate(zip(choices, guess, strict=True)) if a != b)
