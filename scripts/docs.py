@@ -77,7 +77,23 @@ def changed_since(
     document: dict[str, Any], name: str, paths: Sequence[str] | None = None
 ) -> list[str]:
     """The files that figures come from and that are not those of the code they were measured at."""
-    commit, dirty, _ = str(document["environment"]["code"]).partition("+dirty")
+    found: dict[str, None] = {}
+    for code in codes(document) or {document["environment"]["code"]: []}:
+        found |= dict.fromkeys(_changed_since(code, name, paths))
+    return [*found]
+
+
+def codes(document: dict[str, Any]) -> dict[str, list[str]]:
+    """The commits that trials were measured at, and which trials."""
+    found: dict[str, list[str]] = {}
+    for part in document.get("systems", ()):
+        for trial in part["trials"]:
+            found.setdefault(trial["code"], []).append(trial["trial"])
+    return found
+
+
+def _changed_since(code: str, name: str, paths: Sequence[str] | None) -> list[str]:
+    commit, dirty, _ = code.partition("+dirty")
     measuring = [f"src/tidemill/{path}" for path in MEASURE_WITH]
     watched = paths or (f"src/tidemill/systems/{name}", *measuring)
     command = ["git", "diff", "--name-only", commit, "--", *watched]
@@ -168,12 +184,17 @@ def machine(name: str) -> str:
     environment = document["environment"]
     parts = [part for part in document["systems"] if part["system"] == name]
     disturbed = [t["trial"] for part in parts for t in part["trials"] if t["disturbed"]]
+    at = codes(document) or {environment["code"]: []}
+    commits = ", ".join(
+        f"`{code[:12]}`" + (f" ({', '.join(trials)})" if len(at) > 1 else "")
+        for code, trials in at.items()
+    )
     text = (
         f"Measured {document['written'][:10]} on {environment['cpu']}, "
         f"{environment['cores']} cores, {environment['memory_bytes'] / 2**30:.0f} GiB, "
         f"kernel {environment['kernel']}, "
         f"{environment['compiler']}, native level {environment['native_level']}, code "
-        f"`{environment['code'][:12]}`, with `{document['command']}`."
+        f"{commits}, with `{document['command']}`."
     )
     if disturbed:
         text += f" Other processes disturbed the trials {', '.join(disturbed)}."

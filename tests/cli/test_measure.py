@@ -51,6 +51,37 @@ def test_the_same_json_is_saved_to_a_file(tidemill, tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["toy.json"]
 
 
+def test_one_trial_more_leaves_the_others_in_the_file(tidemill, tmp_path) -> None:
+    file = tmp_path / "toy.json"
+    for claim in ("emulates", "counts", "emulates"):
+        tidemill("claims", TOY, "--only", claim, "--save", file)
+    (system,) = json.loads(file.read_text())["systems"]
+    assert [trial["trial"] for trial in system["trials"]] == ["counts", "emulates"]
+    assert [c["id"] for c in system["claims"] if c["measurement"]] == ["counts", "emulates"]
+    assert all(trial["code"] and trial["command"] for trial in system["trials"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (lambda text: "{}", "holds no measured claims ('budget')"),
+        (lambda text: text[:100], "holds no measured claims"),
+        (lambda text: text.replace('"quick"', '"full"', 1), "its budget is 'full'"),
+    ],
+)
+def test_a_file_that_cannot_be_added_to_is_told_before_measuring(
+    tidemill, tmp_path, spoil, word: str
+) -> None:
+    file = tmp_path / "toy.json"
+    tidemill("claims", GOOD, "--save", file)
+    spoiled = spoil(file.read_text())
+    file.write_text(spoiled)
+    result = tidemill("claims", GOOD, "--only", "counts", "--save", file)
+    assert result.returncode == 2
+    assert word in result.stderr
+    assert file.read_text() == spoiled
+
+
 def test_a_folder_that_cannot_take_the_file_is_told_before_measuring(tidemill, tmp_path) -> None:
     result = tidemill("claims", GOOD, "--save", tmp_path / "absent" / "toy.json")
     assert result.returncode == 2

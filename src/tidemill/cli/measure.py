@@ -123,7 +123,12 @@ def claims(
     ray: Annotated[
         str, typer.Option(metavar="ADDRESS|local", help="Send the trials to a Ray cluster.")
     ] = "",
-    save: Annotated[Path | None, typer.Option(help="Write the JSON to this file too.")] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the JSON to this file too; with --only what it holds of other trials stays."
+        ),
+    ] = None,
     threads: ThreadsOption = 0,
 ) -> None:
     """Measure what papers claim, here and now, and keep the figures.
@@ -133,7 +138,7 @@ def claims(
     from tidemill.bench import discover, find
     from tidemill.bench.process import Terms
     from tidemill.bench.session import cancelled_by_signals
-    from tidemill.cli.results import claims_document, claims_table
+    from tidemill.cli.results import claims_document, claims_table, joined, kept_figures
 
     if only and name is None:
         raise ConfigError.of("--only", only[0], "given with the name of a system")
@@ -141,6 +146,7 @@ def claims(
     todo = {reference: _todo(s, pairs or [], only or []) for reference, s in systems.items()}
     chosen = _budget(budget)
     check_writable(save)
+    before = kept_figures(save, chosen) if save and only and save.exists() else None
     terms = Terms(threads=threads, ray=ray)
     store = _open_store()
     with cancelled_by_signals(terms.cancel) as signals:
@@ -148,7 +154,7 @@ def claims(
     store.close()
     document = claims_document(found, command=_command(), budget=chosen, only=only)
     if save is not None:
-        write_document(save, document)
+        write_document(save, joined(before, document) if before else document)
     if as_json:
         _print_json(document)
     else:

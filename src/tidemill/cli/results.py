@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.markup import escape
 from rich.table import Table
@@ -17,6 +19,7 @@ from tidemill.bench.session import SessionResult
 from tidemill.bench.trial import Budget
 from tidemill.bench.wire import measurement_json
 from tidemill.bench.wording import figure, unit_sign, with_interval
+from tidemill.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +46,47 @@ def claims_document(
         "environment": environment.to_json(),
         "systems": [_system(result, budget, only) for result in results],
     }
+
+
+def kept_figures(path: Path, budget: Budget) -> dict[str, Any]:
+    """What the document in ``path`` holds; read before measuring, so that nothing is lost after.
+
+    Raises:
+        InputError: There is something else in the file, or figures of another budget or machine.
+    """
+    from tidemill.bench.environment import Environment
+
+    try:
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        theirs = {"budget": before["budget"], "machine": before["machine_id"]}
+        for part in before["systems"]:
+            _ = part["system"], [each["trial"] for each in (*part["claims"], *part["trials"])]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--save {path} — holds no measured claims ({error}); name another file."
+        ) from error
+    ours = {"budget": str(budget), "machine": Environment.here().machine_id}
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise InputError(
+                f"--save {path} — its {name} is {theirs[name]!r}, and now it is {value!r}: figures "
+                f"of both do not go together; name another file."
+            )
+    return before
+
+
+def joined(before: Mapping[str, Any], found: dict[str, Json]) -> dict[str, Json]:
+    """``found`` with what was kept of the trials that were not measured now.
+
+    Every trial says itself at which commit and with which command it was measured.
+    """
+    kept = {part["system"]: (part["claims"], part["trials"]) for part in before["systems"]}
+    for part in cast("list[dict[str, Any]]", found["systems"]):
+        claims, trials = kept.get(part["system"], ([], []))
+        done = {trial["trial"] for trial in part["trials"]}
+        part["claims"] = [c for c in claims if c["trial"] not in done] + part["claims"]
+        part["trials"] = [t for t in trials if t["trial"] not in done] + part["trials"]
+    return found
 
 
 def run_document(

@@ -1,7 +1,6 @@
 #include "gemm.hpp"
 
 #include <algorithm>
-#include <atomic>
 
 #include "gemm_block.hpp"
 #include "layout.hpp"
@@ -115,24 +114,12 @@ void multiply_all(const uint8_t* weights, size_t groups, size_t rows, const Acti
   }
 }
 
-bool cpu_has_vnni() {
-#ifdef __AVX2__
-  return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl");
-#else
-  return false;
-#endif
-}
-
-std::atomic<bool> uses_vnni{cpu_has_vnni()};
-
 }  // namespace
-
-bool set_vnni(bool wanted) { return uses_vnni.exchange(wanted && cpu_has_vnni()); }
 
 template <class F>
 void multiply_groups(const uint8_t* weights, size_t groups, size_t rows, const Activations& x,
                      float* y, size_t ldy) {
-  if (uses_vnni.load(std::memory_order_relaxed))
+  if (uses_vnni())
     multiply_all<F, true>(weights, groups, rows, x, y, ldy);
   else
     multiply_all<F, false>(weights, groups, rows, x, y, ldy);

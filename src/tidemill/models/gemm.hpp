@@ -17,8 +17,4 @@ template <class F>
 void multiply_groups(const uint8_t* weights, size_t groups, size_t rows, const Activations& x,
                      float* y, size_t ldy);
 
-// Products use AVX-512 VNNI where the build is for AVX2 and the CPU has it. Returns whether they
-// did until now; `wanted` without the instructions changes nothing.
-bool set_vnni(bool wanted);
-
 }  // namespace tidemill::models

@@ -13,6 +13,7 @@
 
 #include "activations.hpp"
 #include "layout.hpp"
+#include "vnni.hpp"
 
 #ifdef __AVX2__
 #include <immintrin.h>
@@ -117,14 +118,6 @@ inline __m256i dot_half(const __m256i (&codes)[kGroups], const int8_t* x, int fr
   if constexpr (kBits == 6)
     return _mm256_add_epi32(_mm256_madd_epi16(a, ones), _mm256_madd_epi16(b, ones));
   return _mm256_madd_epi16(_mm256_add_epi16(a, b), ones);
-}
-
-// What maddubs, madd and two additions do, in one instruction: the build is for AVX2, so it is
-// asked for by name, and only where the CPU has it.
-inline __m256i add_dots(__m256i sums, __m256i codes, const int8_t* four) {
-  const auto* const inputs = reinterpret_cast<const int32_t*>(four);
-  asm("vpdpbusd %2%{1to8%}, %1, %0" : "+x"(sums) : "x"(codes), "m"(*inputs));
-  return sums;
 }
 
 inline __m256i vnni_half(const __m256i (&codes)[kGroups], const int8_t* x, int from) {

@@ -16,6 +16,7 @@
 #include "linear.hpp"
 #include "pool.hpp"
 #include "repack.hpp"
+#include "vnni.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "../../models/vnni.hpp"
 #include "products.hpp"
 
 namespace tidemill::blockgtq {
@@ -75,7 +76,10 @@ inline __m256i table_of(const uint8_t* bytes) {
 // Sums neighbouring 16-bit products into 32 bits.
 inline __m256i widen(__m256i sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
 
-template <unsigned kWidth, size_t kCount>
+// Whether sums of four products of bytes are one instruction; the integers are the same.
+enum class Dots { kPairs, kVnni };
+
+template <Dots kDots, unsigned kWidth, size_t kCount>
 void narrow_keys(const Group& group, const uint8_t* codes, const GroupQuery& query,
                  const float* norms, float* scores) {
   const __m256i table = table_of(group.narrow);
@@ -90,6 +94,10 @@ void narrow_keys(const Group& group, const uint8_t* codes, const GroupQuery& que
       const __m256i two = narrow<kWidth>(codes + 4 * kWidth, table);
       for (size_t h = 0; h < kCount; ++h) {
         const int32_t* q = packed + h * stride + quad;
+        if constexpr (kDots == Dots::kVnni) {
+          sum[h] = models::add_dots(models::add_dots(sum[h], one, q), two, q + 1);
+          continue;
+        }
         const __m256i products =
             _mm256_add_epi16(_mm256_maddubs_epi16(one, _mm256_set1_epi32(q[0])),
                              _mm256_maddubs_epi16(two, _mm256_set1_epi32(q[1])));
@@ -179,7 +187,7 @@ void wide_keys(const Group& group, const uint8_t* codes, const GroupQuery& query
   }
 }
 
-template <unsigned kWidth, size_t kCount>
+template <Dots kDots, unsigned kWidth, size_t kCount>
 void narrow_values(const Group& group, size_t dim, const uint8_t* codes, const uint8_t* weights,
                    const float* factor, float* out) {
   const __m256i table = table_of(group.narrow);
@@ -195,6 +203,11 @@ void narrow_values(const Group& group, size_t dim, const uint8_t* codes, const u
       const __m256i one = narrow<kWidth>(codes, table);
       const __m256i two = narrow<kWidth>(codes + 4 * kWidth, table);
       for (size_t h = 0; h < kCount; ++h) {
+        if constexpr (kDots == Dots::kVnni) {
+          const __m256i added = models::add_dots(sum[h], weight(h, quad), one);
+          sum[h] = models::add_dots(added, weight(h, quad + 1), two);
+          continue;
+        }
         const __m256i products = _mm256_add_epi16(_mm256_maddubs_epi16(weight(h, quad), one),
                                                   _mm256_maddubs_epi16(weight(h, quad + 1), two));
         sum[h] = _mm256_add_epi32(sum[h], widen(products));
@@ -228,26 +241,31 @@ using KeyKernel = void (*)(const Group&, const uint8_t*, const GroupQuery&, cons
 using ValueKernel = void (*)(const Group&, size_t, const uint8_t*, const uint8_t*, const float*,
                              float*);
 
+template <Dots kDots, unsigned kWidth, size_t kCount>
+constexpr KeyKernel key_kernel_of() {
+  if constexpr (kWidth < kWide)
+    return &narrow_keys<kDots, kWidth, kCount>;
+  else
+    return &wide_keys<kWidth, kCount>;
+}
+
 template <unsigned kWidth, size_t... kCounts>
 KeyKernel key_kernel(size_t heads, std::index_sequence<kCounts...>) {
-  static constexpr KeyKernel table[] = {[] {
-    if constexpr (kWidth < kWide)
-      return &narrow_keys<kWidth, kCounts + 1>;
-    else
-      return &wide_keys<kWidth, kCounts + 1>;
-  }()...};
-  return table[heads - 1];
+  static constexpr KeyKernel pairs[] = {key_kernel_of<Dots::kPairs, kWidth, kCounts + 1>()...},
+                             vnni[] = {key_kernel_of<Dots::kVnni, kWidth, kCounts + 1>()...};
+  return (models::uses_vnni() ? vnni : pairs)[heads - 1];
 }
 
 template <unsigned kWidth, size_t... kCounts>
 ValueKernel value_kernel(size_t heads, std::index_sequence<kCounts...>) {
-  static constexpr ValueKernel table[] = {[] {
-    if constexpr (kWidth < kWide)
-      return &narrow_values<kWidth, kCounts + 1>;
-    else
-      return &wide_values<kWidth, kCounts + 1>;
-  }()...};
-  return table[heads - 1];
+  if constexpr (kWidth >= kWide) {
+    static constexpr ValueKernel wide[] = {&wide_values<kWidth, kCounts + 1>...};
+    return wide[heads - 1];
+  } else {
+    static constexpr ValueKernel pairs[] = {&narrow_values<Dots::kPairs, kWidth, kCounts + 1>...},
+                                 vnni[] = {&narrow_values<Dots::kVnni, kWidth, kCounts + 1>...};
+    return (models::uses_vnni() ? vnni : pairs)[heads - 1];
+  }
 }
 
 constexpr auto kCounts = std::make_index_sequence<kHeads>();

@@ -2,6 +2,7 @@
 #include "gemv.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "../../models/layout.hpp"
@@ -11,30 +12,6 @@
 #endif
 
 namespace tidemill::grinqh {
-
-namespace {
-
-// The codes of the outputs of one half as stored, one a byte.
-void codes_of(const Half& half, uint8_t* codes) {
-  const size_t v = half.index % 2, group = half.index / 2;
-  const auto add_bits = [&](const uint8_t* bytes, size_t f, size_t from, size_t to) {
-    for (size_t lane = 0; lane < 32; ++lane)
-      codes[32 * f + lane] |= static_cast<uint8_t>((bytes[lane] >> from & 1) << to);
-  };
-  for (size_t f = 0; f < 4; ++f) {
-    for (size_t lane = 0; lane < 32; ++lane)
-      codes[32 * f + lane] = half.column[0][32 * half.index + lane] >> (2 * f) & 3;
-    if (half.planes > 1) add_bits(half.column[1] + 32 * group, f, one_at(v, f), 2);
-    if (half.planes > 2 && half.is_alone) add_bits(half.column[1] + 32 * group, f, one_at(1, f), 3);
-    if (half.planes > 2 && !half.is_alone)
-      add_bits(half.column[2] + 32 * group, f, one_at(v, f), 3);
-    if (half.planes < 4) continue;
-    add_bits(half.column[3] + 32 * half.index, f, last_at(f), 4);
-    add_bits(half.column[3] + 32 * half.index, f, last_at(f) + 2, 5);
-  }
-}
-
-}  // namespace
 
 #ifdef __AVX2__
 
@@ -59,28 +36,25 @@ __m256i lower(__m256i nibbles) { return _mm256_and_si256(nibbles, bytes(15)); }
 __m256i upper(__m256i nibbles) { return lower(_mm256_srli_epi16(nibbles, 4)); }
 
 // Indices of 64 outputs: field `f` of half `v` in the lower nibbles, field f + 2 in the upper.
+// `column(plane)` is where a column begins in a plane.
 template <int planes, int v, int f, bool is_alone>
-__m256i codes(const Quad& quad, size_t k, size_t group) {
-  const __m256i two = load(quad.column[0][k] + group * 64 + v * 32);
+__m256i codes(const auto& column, size_t group) {
+  const __m256i two = load(column(0) + group * 64 + v * 32);
   __m256i code = _mm256_and_si256(shifted<-2 * f>(two), bytes(0x33));
   constexpr int from = static_cast<int>(one_at(v, f)), other = static_cast<int>(one_at(1, f));
   const auto add = [&](__m256i bits, int mask) {
     code = _mm256_or_si256(code, _mm256_and_si256(bits, bytes(mask)));
   };
-  if constexpr (planes > 1) add(shifted<2 - from>(load(quad.column[1][k] + group * 32)), 0x44);
-  if constexpr (planes > 2 && is_alone)
-    add(shifted<3 - other>(load(quad.column[1][k] + group * 32)), 0x88);
-  if constexpr (planes > 2 && !is_alone)
-    add(shifted<3 - from>(load(quad.column[2][k] + group * 32)), 0x88);
+  if constexpr (planes > 1) add(shifted<2 - from>(load(column(1) + group * 32)), 0x44);
+  if constexpr (planes > 2 && is_alone) add(shifted<3 - other>(load(column(1) + group * 32)), 0x88);
+  if constexpr (planes > 2 && !is_alone) add(shifted<3 - from>(load(column(2) + group * 32)), 0x88);
   return code;
 }
 
-// Which steps they take in the last plane, in the same way.
+// In the same way the two bits that the last plane adds: where bits 1 and 3 of a code would be.
 template <int v, int f>
-__m256i steps(const Quad& quad, size_t k, size_t group, __m256i code) {
-  const __m256i last = load(quad.column[3][k] + group * 64 + v * 32);
-  return _mm256_or_si256(_mm256_and_si256(code, bytes(0x55)),
-                         _mm256_and_si256(shifted<f>(last), bytes(0xAA)));
+__m256i last_bits(const auto& column, size_t group) {
+  return _mm256_and_si256(shifted<f>(load(column(3) + group * 64 + v * 32)), bytes(0xAA));
 }
 
 // Unsigned bytes into int16 sums: the first 16 of all bytes as pairs, the others of odd ones alone.
@@ -120,12 +94,14 @@ template <int planes, int v, int f, bool is_alone>
 void add_fields(const Quad& quad, size_t group, uint16_t* sums, uint16_t* fine) {
   __m256i low[4], high[4], low_step[4], high_step[4];
   for (size_t k = 0; k < 4; ++k) {
-    const __m256i code = codes<planes, v, f, is_alone>(quad, k, group);
+    const auto column = [&](size_t plane) { return quad.column[plane][k]; };
+    const __m256i code = codes<planes, v, f, is_alone>(column, group);
     const int8_t* table = quad.products[k];
     const __m256i down = lower(code), up = upper(code);
     low[k] = look(table, down), high[k] = look(table, up);
     if constexpr (planes < 4) continue;
-    const __m256i step = steps<v, f>(quad, k, group, code);
+    const __m256i step =
+        _mm256_or_si256(_mm256_and_si256(code, bytes(0x55)), last_bits<v, f>(column, group));
     low_step[k] = _mm256_add_epi8(look(table + 16, down), look(table + 32, lower(step)));
     high_step[k] = _mm256_add_epi8(look(table + 16, up), look(table + 32, upper(step)));
   }
@@ -254,6 +230,26 @@ void make_products(const Table& table, size_t planes, const int16_t* x, Quad& qu
 
 namespace {
 
+// The codes of the outputs of one half as stored, one a byte.
+void codes_of(const Half& half, uint8_t* codes) {
+  const size_t v = half.index % 2, group = half.index / 2;
+  const auto add_bits = [&](const uint8_t* bytes, size_t f, size_t from, size_t to) {
+    for (size_t lane = 0; lane < 32; ++lane)
+      codes[32 * f + lane] |= static_cast<uint8_t>((bytes[lane] >> from & 1) << to);
+  };
+  for (size_t f = 0; f < 4; ++f) {
+    for (size_t lane = 0; lane < 32; ++lane)
+      codes[32 * f + lane] = half.column[0][32 * half.index + lane] >> (2 * f) & 3;
+    if (half.planes > 1) add_bits(half.column[1] + 32 * group, f, one_at(v, f), 2);
+    if (half.planes > 2 && half.is_alone) add_bits(half.column[1] + 32 * group, f, one_at(1, f), 3);
+    if (half.planes > 2 && !half.is_alone)
+      add_bits(half.column[2] + 32 * group, f, one_at(v, f), 3);
+    if (half.planes < 4) continue;
+    add_bits(half.column[3] + 32 * half.index, f, last_at(f), 4);
+    add_bits(half.column[3] + 32 * half.index, f, last_at(f) + 2, 5);
+  }
+}
+
 int times(int16_t value, int16_t x) { return ((static_cast<int>(value) * x >> 14) + 1) >> 1; }
 
 }  // namespace
@@ -303,84 +299,166 @@ void make_products(const Table& table, size_t planes, const int16_t* x, Quad& qu
 
 #endif
 
+namespace {
+
+constexpr std::array<int32_t, 8> kRank{0, 0, 0, 1, 2, 0, 3, 0};  // by level, in a float's last bits
+constexpr int32_t kRanks = 3;
+
+}  // namespace
+
 void fold(const float* x, const float* col_scale, const uint8_t* levels,
           const std::array<Table, kPlanes>& tables, size_t cols, Sorted& sorted) {
-  const auto by_level = [&](auto value) {
-    return std::array<float, 8>{
-        0, 0, value(tables[0]), value(tables[1]), value(tables[2]), 0, value(tables[3]), 0};
-  };
-  alignas(32) const auto one = by_level([](const Table&) { return 1.0f; });
-  alignas(32) const auto high = by_level([](const Table& table) { return table.high; });
-  alignas(32) const auto low = by_level([](const Table& table) { return table.low; });
-  float *const to = sorted.x.get(), *const above = sorted.edges.get();
-  float* const below = above + sorted.stride;
+  for (size_t k = 0; k < kPlanes; ++k) {
+    sorted.edges[k] = tables[k].high;
+    sorted.edges[kPlanes + k] = tables[k].low;
+  }
+  float* const to = sorted.x.get();
   size_t j = 0;
 #ifdef __AVX2__
+  const __m256i ranks = load(kRank.data()), zero = _mm256_setzero_si256();
   for (; j + 8 <= cols; j += 8) {
     const __m256i level =
         _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(levels + j)));
     const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + j), _mm256_loadu_ps(col_scale + j));
-    const auto store = [&](const std::array<float, 8>& factor, float* at) {
-      const __m256 by = _mm256_permutevar8x32_ps(_mm256_load_ps(factor.data()), level);
-      _mm256_storeu_ps(at + j, _mm256_mul_ps(scaled, by));
-    };
-    store(one, to), store(high, above), store(low, below);
+    const __m256i bits =
+        _mm256_andnot_si256(_mm256_set1_epi32(kRanks), _mm256_castps_si256(scaled));
+    const __m256i none = _mm256_or_si256(_mm256_cmpeq_epi32(level, zero),
+                                         _mm256_cmpeq_epi32(_mm256_slli_epi32(bits, 1), zero));
+    const __m256i ranked = _mm256_or_si256(bits, _mm256_permutevar8x32_epi32(ranks, level));
+    _mm256_storeu_ps(to + j, _mm256_castsi256_ps(_mm256_andnot_si256(none, ranked)));
   }
 #endif
   for (; j < cols; ++j) {
-    const float scaled = x[j] * col_scale[j];
-    to[j] = scaled * one[levels[j]];
-    above[j] = scaled * high[levels[j]];
-    below[j] = scaled * low[levels[j]];
+    const auto bits = std::bit_cast<int32_t>(x[j] * col_scale[j]) & ~kRanks;
+    const bool is_none = levels[j] == 0 || bits << 1 == 0;
+    to[j] = is_none ? 0 : std::bit_cast<float>(bits | kRank[levels[j]]);
   }
-  to[cols] = above[cols] = below[cols] = 0;
+  to[cols] = 0;
 }
 
 void add_outliers(const Slices& slices, const Sorted& sorted, float* y) {
-  const float *const x = sorted.x.get(), *const edges = sorted.edges.get();
+  const float* const x = sorted.x.get();
+#ifdef __AVX2__
+  const __m256 edges = _mm256_load_ps(sorted.edges.data());
+  const auto eight = [](const std::vector<uint16_t>& from, size_t at) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from.data() + 8 * at));
+  };
+#endif
   for (size_t slice = 0; slice + 1 < slices.start.size(); ++slice) {
     float sum[8] = {};
 #ifdef __AVX2__
     __m256 total = _mm256_setzero_ps();
-    const __m256i stride = _mm256_set1_epi32(static_cast<int>(sorted.stride));
-    const auto eight = [](const std::vector<uint16_t>& from, size_t at) {
-      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from.data() + 8 * at));
-    };
     for (size_t at = slices.start[slice]; at < slices.start[slice + 1]; ++at) {
-      const __m256i column = _mm256_cvtepu16_epi32(eight(slices.columns, at));
       const __m256 value = _mm256_cvtph_ps(eight(slices.values, at));
-      const __m256i below =
-          _mm256_and_si256(_mm256_srai_epi32(_mm256_castps_si256(value), 31), stride);
-      const __m256 edge = _mm256_i32gather_ps(edges, _mm256_add_epi32(column, below), 4);
-      total = _mm256_fmadd_ps(_mm256_i32gather_ps(x, column, 4), value, _mm256_sub_ps(total, edge));
+      const __m256 here =
+          _mm256_i32gather_ps(x, _mm256_cvtepu16_epi32(eight(slices.columns, at)), 4);
+      const __m256i rank = _mm256_and_si256(_mm256_castps_si256(here), _mm256_set1_epi32(kRanks));
+      const __m256i side = _mm256_and_si256(_mm256_srli_epi32(_mm256_castps_si256(value), 29),
+                                            _mm256_set1_epi32(kPlanes));
+      const __m256 edge = _mm256_permutevar8x32_ps(edges, _mm256_or_si256(rank, side));
+      total = _mm256_fmadd_ps(here, _mm256_sub_ps(value, edge), total);
     }
     _mm256_storeu_ps(sum, total);
 #else
     for (size_t i = 8 * slices.start[slice]; i < 8 * size_t{slices.start[slice + 1]}; ++i) {
-      const float value = models::half_to_float(slices.values[i]);
-      const size_t column = slices.columns[i];
-      sum[i % 8] += x[column] * value - edges[column + (std::signbit(value) ? sorted.stride : 0)];
+      const float value = models::half_to_float(slices.values[i]), here = x[slices.columns[i]];
+      const auto rank = static_cast<size_t>(std::bit_cast<int32_t>(here) & kRanks);
+      sum[i % 8] += here * (value - sorted.edges[rank + (std::signbit(value) ? kPlanes : 0)]);
     }
 #endif
     for (size_t k = 0; k < 8; ++k) y[slices.rows[8 * slice + k]] += sum[k];
   }
 }
 
+#ifdef __AVX2__
+
+namespace {
+
+// Eight times 32 bits, out of their four bytes: of outputs 0-7, 8-15, 16-23, 24-31.
+struct Floats {
+  __m256 eight[4];
+
+  explicit Floats(const __m256i* bytes) {
+    const __m256i low = _mm256_unpacklo_epi8(bytes[0], bytes[1]),
+                  high = _mm256_unpackhi_epi8(bytes[0], bytes[1]),
+                  low_end = _mm256_unpacklo_epi8(bytes[2], bytes[3]),
+                  high_end = _mm256_unpackhi_epi8(bytes[2], bytes[3]);
+    const __m256i a = _mm256_unpacklo_epi16(low, low_end), b = _mm256_unpackhi_epi16(low, low_end),
+                  c = _mm256_unpacklo_epi16(high, high_end),
+                  d = _mm256_unpackhi_epi16(high, high_end);
+    const auto both = [](__m256i lanes) { return _mm256_castsi256_ps(lanes); };
+    eight[0] = both(_mm256_permute2x128_si256(a, b, 0x20));
+    eight[1] = both(_mm256_permute2x128_si256(c, d, 0x20));
+    eight[2] = both(_mm256_permute2x128_si256(a, b, 0x31));
+    eight[3] = both(_mm256_permute2x128_si256(c, d, 0x31));
+  }
+};
+
+// Values of 32 outputs whose codes are in the lower nibbles, and the last plane's bits in bits 1
+// and 3 of `last`; byte by byte of a float, out of tables of sixteen.
+template <int planes>
+Floats values_of(const Table& table, __m256i code, __m256i last) {
+  __m256i made[4];
+  for (size_t byte = 0; byte < 4; ++byte) {
+    const auto of = [&](size_t quarter) {
+      return look(reinterpret_cast<const int8_t*>(table.bytes[byte][quarter].data()), code);
+    };
+    made[byte] = of(0);
+    if constexpr (planes < 4) continue;
+    const __m256i fifth = _mm256_slli_epi16(last, 6), sixth = _mm256_slli_epi16(last, 4);
+    made[byte] = _mm256_blendv_epi8(_mm256_blendv_epi8(made[byte], of(1), fifth),
+                                    _mm256_blendv_epi8(of(2), of(3), fifth), sixth);
+  }
+  return Floats(made);
+}
+
+template <int planes, int v, int f, bool is_alone>
+void decode_fields(const Half& half, const Table& table, const float* scale, __m256 by,
+                   float* out) {
+  const auto column = [&](size_t plane) { return half.column[plane]; };
+  const size_t group = half.index / 2;
+  const __m256i code = codes<planes, v, f, is_alone>(column, group);
+  __m256i last = _mm256_setzero_si256();
+  if constexpr (planes > 3) last = last_bits<v, f>(column, group);
+  const auto store = [&](const Floats& values, size_t at) {
+    for (size_t i = 0; i < 4; ++i, at += 8) {
+      const __m256 both = _mm256_mul_ps(_mm256_loadu_ps(scale + at), by);
+      _mm256_storeu_ps(out + at, _mm256_mul_ps(values.eight[i], both));
+    }
+  };
+  store(values_of<planes>(table, lower(code), lower(last)), 32 * f);
+  store(values_of<planes>(table, upper(code), upper(last)), 32 * (f + 2));
+}
+
+template <int planes>
+void decode(const Half& half, const Table& table, const float* scale, __m256 by, float* out) {
+  const auto both = [&]<int v, bool is_alone>() {
+    decode_fields<planes, v, 0, is_alone>(half, table, scale, by, out);
+    decode_fields<planes, v, 1, is_alone>(half, table, scale, by, out);
+  };
+  if (half.is_alone) return both.template operator()<0, true>();
+  if (half.index % 2 == 0) return both.template operator()<0, false>();
+  both.template operator()<1, false>();
+}
+
+}  // namespace
+
+void decode_half(const Half& half, const Table& table, const float* scale, float by, float* out) {
+  const __m256 factor = _mm256_set1_ps(by);
+  if (half.planes == 1) return decode<1>(half, table, scale, factor, out);
+  if (half.planes == 2) return decode<2>(half, table, scale, factor, out);
+  if (half.planes == 3) return decode<3>(half, table, scale, factor, out);
+  decode<4>(half, table, scale, factor, out);
+}
+
+#else
+
 void decode_half(const Half& half, const Table& table, const float* scale, float by, float* out) {
   uint8_t codes[kHalf];
   codes_of(half, codes);
-#ifdef __AVX2__
-  const __m256 factor = _mm256_set1_ps(by);
-  for (size_t i = 0; i < kHalf; i += 8) {
-    const __m256i code =
-        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + i)));
-    const __m256 value = _mm256_i32gather_ps(table.value.data(), code, 4);
-    const __m256 both = _mm256_mul_ps(_mm256_loadu_ps(scale + i), factor);
-    _mm256_storeu_ps(out + i, _mm256_mul_ps(value, both));
-  }
-#else
   for (size_t i = 0; i < kHalf; ++i) out[i] = table.value[codes[i]] * (scale[i] * by);
-#endif
 }
+
+#endif
 
 }  // namespace tidemill::grinqh

@@ -26,6 +26,8 @@ constexpr std::array<uint32_t, kPlanes> kStep{2, 1, 1, 2};
 struct Table {
   alignas(32) std::array<int16_t, 16> coarse{}, fine{};
   std::array<float, 64> value{};
+  // `value` byte by byte: by the byte of a float, the upper two bits of a code, the lower four
+  alignas(32) std::array<std::array<std::array<uint8_t, 16>, 4>, 4> bytes{};
   float largest = 0, low = 0, high = 0;
 };
 
@@ -61,10 +63,12 @@ struct Sorted {
   std::array<uint32_t*, kPlanes> list{};  // into columns, which is not cleared first: it is large
   std::array<size_t, kPlanes> count{};
   std::unique_ptr<uint32_t[]> columns;
-  // x: 0 where a column is skipped, and one 0 more; times the last code of its level on the
-  // positive side, and, `stride` later, on the negative side: what the codes say of an outlier.
-  std::unique_ptr<float[]> x, edges;
-  size_t size = 0, stride = 0;
+  // 0 where a column is skipped, and one 0 more; the last two bits of the others tell the level.
+  std::unique_ptr<float[]> x;
+  // What the codes say of an outlier: the last code of each level on the positive side, then on
+  // the negative side.
+  alignas(32) std::array<float, 2 * kPlanes> edges{};
+  size_t size = 0;
 };
 
 // Outliers of a part by output, eight outputs at a time, those with the most first: columns and
@@ -157,7 +161,7 @@ void add_quad(size_t planes, const Quad& quad, size_t halves, uint16_t* sums, ui
 // y += scale * (sums less 128 for each of `added`), and sums = 0.
 void flush(size_t halves, float scale, size_t added, uint16_t* sums, float* y);
 
-// sorted.x and sorted.edges of inputs, by the level of each column.
+// sorted.x and sorted.edges of inputs and the level of each column.
 void fold(const float* x, const float* col_scale, const uint8_t* levels,
           const std::array<Table, kPlanes>& tables, size_t cols, Sorted& sorted);
 

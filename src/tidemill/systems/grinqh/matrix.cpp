@@ -20,7 +20,7 @@ constexpr size_t kHuge = size_t{1} << 21;
 constexpr std::array<uint8_t, 7> kPlanesOf{0, 0, 1, 2, 3, 0, 4};  // that a level reads
 
 constexpr size_t kPartGroups = 16;  // a part's sums stay in L1
-constexpr size_t kBlock = 2048;     // columns whose inputs are gathered from L1
+constexpr size_t kBlock = 8192;    // columns whose inputs are gathered from L1
 constexpr size_t kAhead = 8192;     // bytes of a plane that are fetched before they are needed
 
 // The code in ascending order, from bits as stored: plane by plane, first plane lowest; the sign,
@@ -75,6 +75,11 @@ void Matrix::make_tables(const float* values) {
     table.largest = std::max(std::fabs(table.low), std::fabs(table.high));
     for (size_t stored = 0; stored < count; ++stored)
       table.value[stored] = values[ascending(stored, plane + 1)];
+    for (size_t stored = 0; stored < 64; ++stored) {
+      uint8_t bytes[4];
+      std::memcpy(bytes, &table.value[stored % count], 4);
+      for (size_t i = 0; i < 4; ++i) table.bytes[i][stored >> 4][stored & 15] = bytes[i];
+    }
     for (size_t i = 0; i < 16; ++i) {
       const auto at = [&](size_t stored) { return table.value[stored] / double{table.largest}; };
       if (plane < 3) table.coarse[i] = as_integer(at(i % count));
@@ -172,10 +177,8 @@ void Matrix::sort(const float* x, const uint8_t* levels, Sorted& sorted) const {
   if (sorted.size < cols_) {
     sorted.columns = std::make_unique_for_overwrite<uint32_t[]>((kPlanes + 1) * cols_);
     sorted.x = std::make_unique_for_overwrite<float[]>(cols_ + 1);
-    sorted.edges = std::make_unique_for_overwrite<float[]>(2 * (cols_ + 1));
     sorted.size = cols_;
   }
-  sorted.stride = cols_ + 1;
   fold(x, col_scale_.data(), levels, tables_, cols_, sorted);
   for (size_t k = 0; k < kPlanes; ++k) sorted.list[k] = sorted.columns.get() + k * cols_;
   uint32_t* const skipped = sorted.columns.get() + kPlanes * cols_;

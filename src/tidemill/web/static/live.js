@@ -97,9 +97,10 @@ function drawCurves() {
   }
 }
 
-// Figures, reports and the end are set in type by the server: take over its page's parts.
-async function refresh(...ids) {
-  for (const id of ids) wanted.add(id);
+// Figures, reports and the end are set in type by the server: take over its page's parts, the
+// state and the results always of one page, so that no run is done before its figures are there.
+async function refresh(...more) {
+  for (const id of ["state", "results", ...more]) wanted.add(id);
   if (fetching) return;
   fetching = true;
   while (wanted.size) {
@@ -123,7 +124,7 @@ function end() {
   source.close();
   source = null;
   document.removeEventListener("visibilitychange", listenWhileSeen);
-  refresh("state", "live", "results");
+  refresh("live");
 }
 
 const shown = {
@@ -131,9 +132,9 @@ const shown = {
   progress: showProgress,
   metric: showMetric,
   log: showLog,
-  measurement: () => refresh("results"),
-  report: () => refresh("results"),
-  trial: (data) => (data.state === "ended" ? refresh("results") : refresh("state")),
+  measurement: () => refresh(),
+  report: () => refresh(),
+  trial: () => refresh(),
   end,
 };
 
