@@ -20,7 +20,7 @@ constexpr size_t kHuge = size_t{1} << 21;
 constexpr std::array<uint8_t, 7> kPlanesOf{0, 0, 1, 2, 3, 0, 4};  // that a level reads
 
 constexpr size_t kPartGroups = 16;  // a part's sums stay in L1
-constexpr size_t kBlock = 8192;    // columns whose inputs are gathered from L1
+constexpr size_t kBlock = 8192;     // columns whose inputs are gathered from L1
 constexpr size_t kAhead = 8192;     // bytes of a plane that are fetched before they are needed
 
 // The code in ascending order, from bits as stored: plane by plane, first plane lowest; the sign,
