@@ -23,11 +23,13 @@ from typing import Any
 os.environ |= {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"}
 
 import llm_figures
+import serve_figures
+from drawings import WRITTEN, drawn
 from words import COLON, COUNTED, FOLDERS, ROOMS_ZH, SAID_BY_PAPER, SYSTEMS_HEADER
 
 from tidemill import errors
 from tidemill.bench import Claim, Direction, Measurement, System, Verdict, discover, find
-from tidemill.bench.plots import claim_chart, svg
+from tidemill.bench.plots import claim_chart
 from tidemill.bench.settings import settings_of
 from tidemill.bench.sources import MEASURE_WITH, UNMEASURED
 from tidemill.bench.wire import measurement_of
@@ -35,7 +37,6 @@ from tidemill.bench.wording import unit_sign, with_interval, word
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "docs" / "measured"
-IMAGES = ROOT / "docs" / "images"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 PART = re.compile(
     r"(<!-- generated: (?P<name>[^\n]*?) -->\n).*?(<!-- end generated -->)", re.DOTALL
@@ -203,9 +204,9 @@ def machine(name: str) -> str:
     return text
 
 
-def llm_models() -> dict[str, Any]:
-    """What ``tidemill bench-llm --save`` wrote, by model; empty if nothing was measured."""
-    return stored("llm").get("models", {})
+def models_in(file: str) -> dict[str, Any]:
+    """What ``tidemill bench-… --save`` wrote, by model; empty if nothing was measured."""
+    return stored(file).get("models", {})
 
 
 def charts(name: str) -> str:
@@ -219,14 +220,7 @@ def charts(name: str) -> str:
     )
     if more:
         drawings |= {f"{name}-{key}": spec for key, spec in more(found).items()}
-    IMAGES.mkdir(exist_ok=True)
-    lines: list[str] = []
-    for key, spec in drawings.items():
-        WRITTEN[IMAGES / f"{key}.svg"] = svg(spec, background="white")
-        title = spec.get("title", f"Claims of {name}, figure and interval against the target")
-        text = title["text"] if isinstance(title, dict) else title
-        lines.append(f"![{text}](../images/{key}.svg)")
-    return "\n\n".join(lines)
+    return drawn(drawings, f"Claims of {name}, figure and interval against the target", "../images")
 
 
 def config(name: str) -> str:
@@ -359,16 +353,17 @@ def _about_system(folder: Path, language: str) -> str:
     return find(folder.name).summary.zh.rstrip("。") if language == "zh" else _about(folder, "en")
 
 
-WRITTEN: dict[Path, str] = {}
-"""Drawings that rendering made, by path."""
 GENERATORS: dict[str, Callable[..., str]] = {
     "systems-table": systems_table,
     "claims-table": claims_table,
     "machine": machine,
     "charts": charts,
-    "llm-table": lambda: table(*llm_figures.rows(llm_models())),
-    "llm-machine": lambda: llm_figures.machine(llm_models(), changed_since),
-    "llm-line": lambda language="en": llm_figures.line(llm_models(), language),
+    "llm-table": lambda: table(*llm_figures.rows(models_in("llm"))),
+    "llm-machine": lambda: llm_figures.machine(models_in("llm"), changed_since),
+    "llm-line": lambda language="en": llm_figures.line(models_in("llm"), language),
+    "serve-table": lambda: table(*serve_figures.rows(models_in("serve"))),
+    "serve-machine": lambda: serve_figures.machine(models_in("serve"), changed_since),
+    "serve-charts": lambda: serve_figures.charts(models_in("serve")),
     "config": config,
     "commands": commands,
     "errors": error_tree,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tidemill.bench import Direction, Measurement, Verdict
+from tidemill.bench.promise import Promise, shown_value
 from tidemill.bench.wire import measurement_of
 from tidemill.bench.wording import unit_sign, word
-from tidemill.models.llm_bench import PROMISES, shown_value
+from tidemill.models.llm_bench import PROMISES
 
 CODE = (
     "src/tidemill/models",
@@ -16,32 +17,39 @@ CODE = (
     "src/tidemill/bench/compare.py",
 )
 """What the figures come from."""
+MEASURE = "tidemill bench-llm MODEL --text FILE"
 QUIET = 0.1  # cores of others that disturb nothing
 Models = Mapping[str, dict[str, Any]]
+Detail = Callable[[Measurement], Iterable[str]]
 Changed = Callable[[dict[str, Any], str, Sequence[str]], list[str]]
 
 
-def rows(models: Models) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: every promise of the native decoder with its figure for each model."""
+def rows(
+    models: Models, promises: Sequence[Promise] = PROMISES, detail: Detail | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: every promise, by default of the decoder, with its figure for each model."""
     cells: list[list[str]] = []
-    for promise in PROMISES:
+    for promise in promises:
         sign = "≥" if promise.direction is Direction.AT_LEAST else "≤"
         bound = f"{sign} {promise.target:g} {unit_sign(promise.unit)}".rstrip()
         cells.append(
             [promise.statement, bound]
-            + [_cell(model["figures"].get(promise.id)) for model in models.values()]
+            + [
+                _cell(model["figures"].get(promise.id), detail or _detail)
+                for model in models.values()
+            ]
         )
     return ["promise", "target", *models], cells
 
 
-def _cell(figure: dict[str, Any] | None) -> str:
+def _cell(figure: dict[str, Any] | None, detail: Detail) -> str:
     """One figure with its verdict and what it is made of."""
     if figure is None:
         return "not measured yet"
     found = measurement_of(figure["measurement"])
     text = f"**{shown_value(found.value, found.low, found.high, figure['unit'])}** — "
     text += word(Verdict(figure["verdict"]), "en")
-    return text + "".join(f"<br>{line}" for line in _detail(found))
+    return text + "".join(f"<br>{line}" for line in detail(found))
 
 
 def _detail(found: Measurement) -> Iterator[str]:
@@ -71,8 +79,10 @@ def _detail(found: Measurement) -> Iterator[str]:
         yield f"{ours:.0f} against {theirs:.0f} MiB"
 
 
-def machine(models: Models, changed_since: Changed) -> str:
-    """Where, when and how the figures of language models were measured."""
+def machine(
+    models: Models, changed_since: Changed, code: Sequence[str] = CODE, command: str = MEASURE
+) -> str:
+    """Where, when and how figures were measured; by default those of language models."""
     lines: list[str] = []
     for name, model in models.items():
         for figure in _runs(model):
@@ -88,10 +98,10 @@ def machine(models: Models, changed_since: Changed) -> str:
             if busy > QUIET:
                 text += f" Other processes kept {busy:.1f} cores busy."
             document = {"environment": {"code": figure["code"]}}
-            if changed := changed_since(document, "", CODE):
+            if changed := changed_since(document, "", code):
                 text += f" **Older than the code:** since then {', '.join(changed)} changed."
             lines.append(text)
-    return "\n".join(lines) or "Not measured yet: `tidemill bench-llm MODEL --text FILE`."
+    return "\n".join(lines) or f"Not measured yet: `{command}`."
 
 
 def _runs(model: dict[str, Any]) -> list[dict[str, Any]]:

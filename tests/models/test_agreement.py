@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from tidemill.bench.claim import Measurement, Verdict
-from tidemill.bench.environment import Environment
+from tidemill.bench.promise import Recorder, checked_parts
 from tidemill.errors import ConfigError
 from tidemill.models import agreement as module
 from tidemill.models.agreement import agreement, cosines
 from tidemill.models.llama_peer import LlamaModel, LlamaPeer, PeerSettings
-from tidemill.models.llm_bench import PROMISES, checked_parts, entry, parts
+from tidemill.models.llm_bench import PROMISES, parts
 from tidemill.models.llm_speed import OURS, PEER, Workload, compare_speed
 from tidemill.models.model_file import ModelFile, open_model
 from tidemill.models.native_decoder import NativeDecoder
@@ -113,11 +114,13 @@ def test_both_sides_do_the_same_work(
 
 def test_a_figure_is_stored_with_its_verdict() -> None:
     assert {promise.part for promise in PROMISES} == set(parts())
-    assert checked_parts(["decode", "memory", "decode"]) == ("decode", "memory")
+    assert checked_parts(["decode", "memory", "decode"], parts()) == ("decode", "memory")
     with pytest.raises(ConfigError, match="decode, streams"):
-        checked_parts(["speed"])
+        checked_parts(["speed"], parts())
     found = Measurement(claim="decode", value=1.3, low=1.1, high=1.4, repeats=5)
-    stored = entry(found, Environment.here(), foreign_cores=0.25, command="tidemill bench-llm x")
+    stored = cast(
+        "dict[str, Any]", Recorder("tidemill bench-llm x").entries(PROMISES, [found])["decode"]
+    )
     assert stored["verdict"] == Verdict.UNCLEAR
     assert stored["target"] == 1.2
     assert stored["code"]

@@ -13,12 +13,17 @@ from test_api import NAME, Model, serving
 from typer.testing import CliRunner
 
 from tidemill.cli import app
-from tidemill.errors import ConfigError, CorruptFile, ProtocolError
+from tidemill.errors import ConfigError, CorruptFile, InputError, ProtocolError
 from tidemill.models import NativeDecoder, open_model
-from tidemill.serve.devices import roofline
-from tidemill.serve.events import EventLog
-from tidemill.serve.load_generator import LoadGenerator
-from tidemill.serve.traces import Arrival, Bursts, fitted, read_trace
+from tidemill.serve.calibration import Engine, measure_steps
+from tidemill.serve.cost import StepShape
+from tidemill.serve.devices import roofline, simulated_device
+from tidemill.serve.events import EventLog, RequestLog
+from tidemill.serve.live_replay import replay_live
+from tidemill.serve.load_generator import LoadGenerator, words
+from tidemill.serve.replay_plots import latency_chart
+from tidemill.serve.simulation import simulate
+from tidemill.serve.traces import Arrival, Bursts, fitted, read_trace, requests_of
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:50.9951690,396,109
@@ -113,7 +118,8 @@ def test_the_command_replays_on_a_server(model: Model, tmp_path: Path) -> None:
         result = CliRunner().invoke(app, ["replay", *arguments, "--save", str(saved)])
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout)
-    assert (summary["status"], summary["served"]) == ("measured", 3)
+    (run,) = summary["runs"]
+    assert (run["status"], run["served"]) == ("measured", 3)
     assert EventLog.load(saved).summary().served == 3
 
 
@@ -122,9 +128,87 @@ def test_the_command_simulates(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["replay", *arguments])
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout)
-    assert (summary["status"], summary["output_tokens"]) == ("modelled", 153)
+    (run,) = summary["runs"]
+    assert (run["status"], run["output_tokens"]) == ("modelled", 153)
+    assert run["goodput_per_s"] == run["sent_per_s"]
 
 
 def test_nobody_there_is_said_so() -> None:
     with pytest.raises(ProtocolError, match="start a server there"):
         asyncio.run(LoadGenerator("http://127.0.0.1:9", "m").run([Arrival(0, 1, 1)]))
+
+
+def test_runs_are_compared_and_drawn(tmp_path: Path) -> None:
+    trace, saved = str(written(tmp_path, AZURE)), tmp_path / "before.jsonl"
+    simulated = ["replay", trace, "--simulate", "h100x8"]
+    assert CliRunner().invoke(app, [*simulated, "--save", str(saved)]).exit_code == 0
+    for name in ("chart.svg", "chart.png"):
+        words = ["--speed", "1", "--speed", "4", "--against", str(saved), "--plot"]
+        result = CliRunner().invoke(app, [*simulated, *words, str(tmp_path / name)])
+        assert result.exit_code == 0, result.output
+        assert result.stdout.count("served within") + result.stdout.count("of 2 served") == 3
+    picture = (tmp_path / "chart.svg").read_text(encoding="utf-8")
+    for said in ("before, recorded", "h100x8 x4, modelled", "Goodput", "Inter-token latency"):
+        assert said in picture
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_is_svg_or_png() -> None:
+    result = CliRunner().invoke(app, ["replay", "--simulate", "h100x8", "--plot", "chart.gif"])
+    assert isinstance(result.exception, ConfigError)
+    assert "ends in .svg or .png" in str(result.exception)
+
+
+def test_nothing_served_is_nothing_to_draw() -> None:
+    log = EventLog([RequestLog("0", 0.0, 4, [], 0, "refused", "busy", 0.0)])
+    with pytest.raises(InputError, match="nothing to draw"):
+        latency_chart({"a": log})
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "qwen2.5-coder-0.5b", "gemma-3-270m"])
+def test_a_word_is_a_token(name: str, model_path: Callable[[str], Path]) -> None:
+    with open_model(model_path(name)) as file:
+        for seed in range(5):
+            assert len(file.tokenizer.encode(words(300, seed), add_special=False)) == 300
+    assert words(9, 1) != words(9, 2)
+
+
+def test_prompts_may_be_words_and_none_is_sent_twice(model: Model) -> None:
+    with serving(model) as (address, core):
+        side = LoadGenerator(address, NAME, in_words=True)
+        logs = [asyncio.run(side.run([Arrival(0, 70, 3)] * 2)) for _ in range(2)]
+        assert core.scheduler.pool.held == 0
+    assert [item.finish_reason for log in logs for item in log] == ["length"] * 4
+
+
+def test_a_machine_that_was_timed_is_simulated(model: Model, tmp_path: Path) -> None:
+    file, _ = model
+    decoder = NativeDecoder(file, threads=2, context=1024, kv_tokens=2048)
+    engine = Engine(decoder, file.tokenizer, max_num_seqs=4)
+    table = measure_steps(engine, repeats=1)
+    assert table.step_s(StepShape(256)) > table.step_s(StepShape(decodes=1, samples=1)) > 0
+    assert (table.kv_tokens, table.max_num_seqs) == (2048, 4)
+    arrivals = [Arrival(0.1 * index, 20 + index, 4) for index in range(8)]
+    log = replay_live(engine.core(max_queue=8), requests_of(arrivals, vocab_size=1000))
+    table.save(tmp_path / "here.json")
+    simulated = simulate(
+        *simulated_device(str(tmp_path / "here.json"), "", arrivals, max_num_seqs=256),
+        requests_of(arrivals),
+    )
+    for each in (log, simulated):
+        assert each.summary().output_tokens == 32
+        assert all(item.token_s[0] > item.arrival_s for item in each)
+        assert sorted(each, key=lambda item: item.token_s[0])[0].id == "0"
+
+
+def test_a_live_replay_tells_who_was_refused(model: Model) -> None:
+    file, decoder = model
+    core = Engine(decoder, file.tokenizer).core(max_queue=8)
+    log = replay_live(core, requests_of([Arrival(0, 5, 3), Arrival(0, 250, 50)], vocab_size=1000))
+    assert [item.finish_reason for item in log] == ["length", "refused"]
+
+
+def test_too_small_a_context_cannot_be_timed(model: Model) -> None:
+    file, decoder = model
+    with pytest.raises(ConfigError, match="context"):
+        measure_steps(Engine(decoder, file.tokenizer))

@@ -11,17 +11,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.errors import ConfigError, CorruptFile, InputError
+from tidemill.models.sampling import SamplingParams
 from tidemill.serve.block_pool import BlockPool
 from tidemill.serve.clock import SimClock
-from tidemill.serve.cost import MeasuredSteps, Roofline
+from tidemill.serve.cost import Roofline, StepShape
 from tidemill.serve.events import EventLog
 from tidemill.serve.executor import SimExecutor
-from tidemill.serve.policy import PolicyError, RequestView, View
+from tidemill.serve.measured_steps import MeasuredSteps
+from tidemill.serve.policy import (
+    ByPriority,
+    EarliestDeadlineFirst,
+    FirstComeFirstServed,
+    LongestPrefixFirst,
+    PolicyError,
+    RequestView,
+    View,
+)
 from tidemill.serve.scheduler import Policies, Scheduler, SchedulerConfig
 from tidemill.serve.simulation import simulate
-from tidemill.serve.types import Request
+from tidemill.serve.types import Request, StepPlan, StepResult
 
-LINEAR = MeasuredSteps((1, 2), (1.0, 2.0), 0.0)  # a second a token
+LINEAR = MeasuredSteps(((1, 1.0), (2, 2.0)))  # a second a token
 CONFIG = SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=256)
 
 
@@ -109,27 +119,103 @@ def test_a_log_is_read_back_as_written(tmp_path: Path) -> None:
 
 
 def test_measured_steps_are_interpolated_and_kept(tmp_path: Path) -> None:
-    cost = MeasuredSteps((1, 8, 64), (0.010, 0.012, 0.040), 1e-6)
-    assert cost.step_s(0, 1, 0) == 0.010
-    assert cost.step_s(0, 8, 1000) == pytest.approx(0.013)
-    assert cost.step_s(36, 0, 0) == pytest.approx(0.026)
-    assert cost.step_s(120, 0, 0) == pytest.approx(0.068)
-    assert cost.step_s(0, 0, 0) == 0
+    cost = MeasuredSteps(
+        ((1, 0.010), (8, 0.012), (64, 0.040)), ((0, 0.0), (1, 0.004), (3, 0.006)), 1e-6, 1e-7, 512
+    )
+    assert cost.step_s(StepShape(decodes=1)) == 0.010
+    assert cost.step_s(StepShape(decodes=8, context_tokens=1000)) == pytest.approx(0.013)
+    assert cost.step_s(StepShape(36, samples=2)) == pytest.approx(0.026 + 0.005)
+    assert cost.step_s(StepShape(120, pairs=1000, samples=5)) == pytest.approx(0.068 + 0.0081)
+    assert cost.step_s(StepShape()) == 0
     cost.save(tmp_path / "cost.json")
     assert MeasuredSteps.load(tmp_path / "cost.json") == cost
-    (tmp_path / "cost.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(CorruptFile, match="not a table of step times"):
-        MeasuredSteps.load(tmp_path / "cost.json")
+    for wrong in ("[]", "{", '{"tokens": [[1, 2]], "samples": 3}'):
+        (tmp_path / "cost.json").write_text(wrong, encoding="utf-8")
+        with pytest.raises(CorruptFile, match="not a table of step times"):
+            MeasuredSteps.load(tmp_path / "cost.json")
 
 
-@pytest.mark.parametrize("tokens", [(1,), (2, 3), (1, 1), (1, 5, 3)])
-def test_tables_that_say_nothing_are_refused(tokens: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("counts", [(1,), (2, 3), (1, 1), (1, 5, 3)])
+def test_tables_that_say_nothing_are_refused(counts: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError):
-        MeasuredSteps(tokens, tuple(0.1 for _ in tokens), 0.0)
+        MeasuredSteps(tuple((count, 0.1) for count in counts))
 
 
 def test_a_roofline_is_bound_by_the_longer_of_computing_and_reading() -> None:
-    device = Roofline(flops=100, bandwidth=10, weights=5, weight_bytes=20, kv_bytes=1)
-    assert device.step_s(0, 1, 0) == 2.0
-    assert device.step_s(0, 1, 10) == 3.0
-    assert device.step_s(100, 0, 0) == 10.0
+    device = Roofline(
+        flops=100, bandwidth=10, weights=5, weight_bytes=20, kv_bytes=1, pair_flops=10
+    )
+    assert device.step_s(StepShape(decodes=1)) == 2.0
+    assert device.step_s(StepShape(decodes=1, context_tokens=10)) == 3.0
+    assert device.step_s(StepShape(100)) == 10.0
+    assert device.step_s(StepShape(100, pairs=50)) == 15.0
+
+
+COSTS = (
+    MeasuredSteps(((1, 0.0101), (8, 0.0123), (64, 0.04)), ((0, 0.0), (7, 0.0031)), 1.3e-6, 7e-7),
+    Roofline(
+        flops=1e11, bandwidth=1e9, weights=1e7, weight_bytes=2e7, kv_bytes=1e4,
+        launch_s=1e-3, pair_flops=1e6,
+    ),
+)  # fmt: skip
+ORDERS = (FirstComeFirstServed, ByPriority, EarliestDeadlineFirst, LongestPrefixFirst)
+
+
+def random_case(seed: int) -> tuple[Scheduler, SimExecutor, SimClock, list[tuple[float, Request]]]:
+    """A scheduler with little room, and requests for it."""
+    draw = random.Random(seed)
+    config = SchedulerConfig(
+        max_num_seqs=draw.randint(1, 8),
+        max_num_batched_tokens=draw.randint(8, 64),
+        max_model_len=160,
+        max_queue=draw.choice([3, 100]),
+        prefix_caching=draw.random() < 0.5,
+        step_time_budget_s=draw.choice([None, None, 0.02]),
+    )
+    cost, clock, moment = draw.choice(COSTS), SimClock(), 0.0
+    policies = Policies(draw.choice(ORDERS)())
+    scheduler = Scheduler(
+        config, BlockPool(draw.choice([24, 60]), draw.choice([8, 16])), policies, cost=cost
+    )
+    arrivals = list[tuple[float, Request]]()
+    for index in range(40):
+        moment += draw.expovariate(draw.choice([2, 20]))
+        params = SamplingParams(
+            max_tokens=draw.randint(1, 60), ignore_eos=draw.random() < 0.8, seed=seed
+        )
+        prompt = tuple(range(draw.choice([16, 32, draw.randint(1, 100)])))
+        deadline = draw.choice([None, float("nan"), 5.0, moment])
+        eos = frozenset(range(300) if draw.random() < 0.2 else ())
+        fields = {"priority": draw.randint(0, 2), "deadline_s": deadline, "eos_ids": eos}
+        arrivals.append((moment, Request(str(index), prompt, params, **fields)))  # pyright: ignore
+    return scheduler, SimExecutor(cost, clock, vocab_size=5000), clock, arrivals
+
+
+@given(st.integers(0, 2**32))
+def test_leaps_and_single_steps_are_the_same_to_the_last_bit(seed: int) -> None:
+    left: list[object] = []
+    for leaps in (True, False):
+        scheduler, executor, clock, arrivals = random_case(seed)
+        log = simulate(scheduler, executor, clock, arrivals, leaps=leaps)
+        scheduler.check()
+        pool = scheduler.pool
+        left.append((list(log), clock.now(), scheduler.now, scheduler.preemptions, pool.__dict__))
+    assert left[0] == left[1]
+
+
+def test_a_long_quiet_text_is_planned_in_a_few_steps() -> None:
+    plans = 0
+
+    class Counting(SimExecutor):
+        def run(self, plan: StepPlan) -> StepResult:
+            nonlocal plans
+            plans += 1
+            return super().run(plan)
+
+    clock = SimClock()
+    config = SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=2048)
+    scheduler = Scheduler(config, BlockPool(256, 8))
+    arrivals = [(0.0, request("a", range(10), 900)), (50.0, request("b", range(10), 900))]
+    log = simulate(scheduler, Counting(COSTS[0], clock), clock, arrivals)
+    assert log.summary().output_tokens == 1800
+    assert plans < 20

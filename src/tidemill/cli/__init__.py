@@ -53,8 +53,10 @@ COMMANDS = (
     Lazy("generate", "tidemill.cli.generate:generate", "Go on from a prompt."),
     Lazy("serve", "tidemill.cli.serve:serve", "Serve a language model to any OpenAI client."),
     Lazy("replay", "tidemill.cli.replay:replay", "A trace on a server, or on a simulated device."),
+    Lazy("calibrate", "tidemill.cli.calibrate:calibrate", "Time steps of an engine, to simulate."),
     Lazy("perplexity", "tidemill.cli.perplexity:perplexity", "How well a model predicts a text."),
     Lazy("bench-llm", "tidemill.cli.bench_llm:bench_llm", "A model here and in llama.cpp."),
+    Lazy("bench-serve", "tidemill.cli.bench_serve:bench_serve", "Our server and llama.cpp's."),
     Lazy("new-system", "tidemill.cli.scaffold:new_system", "Write the anatomy of a new system."),
 )  # fmt: skip
 

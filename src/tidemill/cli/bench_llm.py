@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from tidemill.bench.atomic import check_writable, write_document
+from tidemill.bench.promise import checked_parts, line, merged, stored
 from tidemill.cli.language_model import (
     AsJson,
     DecoderOptions,
@@ -25,7 +24,6 @@ from tidemill.cli.language_model import (
     read_text,
     told,
 )
-from tidemill.errors import InputError
 
 if TYPE_CHECKING:
     from tidemill.bench.claim import Json
@@ -64,11 +62,14 @@ def bench_llm(  # noqa: PLR0913 - one parameter per option
     of decoding, llama.cpp at the fastest of its settings. Then texts, logits, perplexity, memory.
     """
     from tidemill.models.llama_peer import LlamaModel as Peer
-    from tidemill.models.llm_bench import Bench, Sizes, checked_parts, measured, parts
+    from tidemill.models.llm_bench import Bench, Sizes, measured, parts
 
     check_writable(save)
-    document = _stored(save)
-    wanted = checked_parts(part or [p for p in parts() if text is not None or p != "perplexity"])
+    document = stored(save, "bench-llm")
+    known = parts()
+    wanted = checked_parts(
+        part or [each for each in known if text is not None or each != "perplexity"], known
+    )
     sizes = Sizes(repeats=repeats, tokens=tokens)
     options = DecoderOptions(threads, 1024, weights, kv)
     with (
@@ -89,11 +90,11 @@ def bench_llm(  # noqa: PLR0913 - one parameter per option
         about = _about(ready, peer)
         for each in wanted:  # saved one by one: a later one that fails takes none away
             found = measured(bench, each, command=shlex.join(["tidemill", *sys.argv[1:]]))
-            document = _merged(document, name, about, found)
+            document = merged(document, name, about, found)
             if save is not None:
                 write_document(save, document)
             for figure in found.values() if not as_json else ():
-                typer.echo(_line(cast("dict[str, Any]", figure)))
+                typer.echo(line(cast("dict[str, Any]", figure)))
     if as_json:
         print_json(document)
 
@@ -108,40 +109,3 @@ def _about(ready: Opened, peer: LlamaModel) -> dict[str, Json]:
 
 def _plugs(weights: str | None, kv: str | None) -> list[str]:
     return [f"--{name} {text}" for name, text in (("weights", weights), ("kv", kv)) if text]
-
-
-def _stored(path: Path | None) -> dict[str, Any]:
-    if path is None or not path.exists():
-        return {"models": {}}
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        dict(document["models"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"--save {path} — holds no figures of bench-llm ({error}); name another file."
-        ) from error
-    return cast("dict[str, Any]", document)
-
-
-def _merged(
-    stored: dict[str, Any], name: str, about: Mapping[str, Json], found: Mapping[str, Json]
-) -> dict[str, Any]:
-    models: dict[str, Any] = stored["models"]
-    figures = {**models.get(name, {}).get("figures", {}), **found}
-    return {**stored, "models": {**models, name: {**about, "figures": figures}}}
-
-
-def _line(figure: Mapping[str, Any]) -> str:
-    from tidemill.bench.wording import word
-    from tidemill.models.llm_bench import shown_value
-
-    found, sign = figure["measurement"], "≥" if figure["direction"] == "at least" else "≤"
-    value = shown_value(found["value"], found["low"], found["high"], figure["unit"])
-    rates = found["detail"]
-    shown = (
-        f" — {rates['tokens_per_s']:.1f} tokens/s, llama.cpp {rates['peer_tokens_per_s']:.1f}"
-        if "peer_tokens_per_s" in rates
-        else ""
-    )
-    bound = f"{sign} {figure['target']:g} {figure['unit']}".rstrip()
-    return f"{figure['statement']}: {value} ({bound}: {word(figure['verdict'], 'en')}){shown}"

@@ -57,16 +57,24 @@ class Opened:
 
 
 @contextmanager
-def opened(model: str, options: DecoderOptions, *, quiet: bool) -> Generator[Opened]:
-    """The model, pulled if need be, with its decoder and tokenizer."""
+def opened_file(model: str, *, quiet: bool) -> Generator[ModelFile]:
+    """The model's file, pulled if need be."""
     from tidemill.models.cli import pull_progress
     from tidemill.models.model_file import open_model
-    from tidemill.models.native_decoder import NativeDecoder, default_context
 
     with (
         pull_progress(f"pulling {model}", shown=not quiet) as report,
         open_model(model, report=report) as file,
     ):
+        yield file
+
+
+@contextmanager
+def opened(model: str, options: DecoderOptions, *, quiet: bool) -> Generator[Opened]:
+    """The model, pulled if need be, with its decoder and tokenizer."""
+    from tidemill.models.native_decoder import NativeDecoder, default_context
+
+    with opened_file(model, quiet=quiet) as file:
         tokenizer = file.tokenizer
         context = default_context(file.config, options.context)
         decoder = NativeDecoder(

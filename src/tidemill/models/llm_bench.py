@@ -1,7 +1,6 @@
 """What is promised of the native decoder against llama.cpp, and how each promise is measured.
 
-A promise is stored with its figure, interval, verdict, machine, commit and command, so that the
-page that prints it need not know how it came about.
+``tidemill bench-llm`` stores them; a page prints what it stored.
 """
 
 from __future__ import annotations
@@ -9,18 +8,15 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from tidemill.bench.claim import Direction, Json, Measurement, verdict_of
-from tidemill.bench.environment import CpuMeter, Environment
+from tidemill.bench.claim import Direction, Json, Measurement
+from tidemill.bench.promise import Promise, Recorder
 from tidemill.bench.trial import Progress
-from tidemill.bench.wire import measurement_json
-from tidemill.bench.wording import with_interval
-from tidemill.errors import ConfigError, InputError, UnsupportedModel
+from tidemill.errors import InputError, UnsupportedModel
 from tidemill.models import peak_memory
 from tidemill.models.agreement import Agreement, ReferenceLogits, agreement
 from tidemill.models.llama_peer import BATCH, LlamaModel, LlamaPeer, PeerSettings
@@ -37,19 +33,6 @@ NEAR_TIE = 0.05
 """Two logits this near are no disagreement."""
 WINDOW = 512
 """Tokens of a window of the perplexity."""
-
-
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """A bound that a figure is held to."""
-
-    id: str
-    statement: str
-    unit: str
-    direction: Direction
-    target: float
-    part: str
-    """Which measurement gives it; some give several."""
 
 
 _LEAST, _MOST = Direction.AT_LEAST, Direction.AT_MOST
@@ -134,53 +117,11 @@ def promise(promise_id: str) -> Promise:
     return next(each for each in PROMISES if each.id == promise_id)
 
 
-def shown_value(value: float, low: float, high: float, unit: str) -> str:
-    """A figure as it is printed; a cosine near one needs more digits than others."""
-    if low == high and not unit and 0.9 < value < 1:
-        return f"{value:.5f}"
-    return with_interval(value, low, high, unit)
-
-
-def checked_parts(wanted: Sequence[str]) -> tuple[str, ...]:
-    """The parts, each once.
-
-    Raises:
-        ConfigError: there is no such part.
-    """
-    for part in wanted:
-        if part not in _PARTS:
-            raise ConfigError.of("part", part, f"one of {', '.join(_PARTS)}")
-    return tuple(dict.fromkeys(wanted))
-
-
 def measured(bench: Bench, part: str, *, command: str) -> dict[str, Json]:
     """The figures of one part by promise, with what they were measured on."""
     bench.progress.stage(part)
-    environment, meter = Environment.here(), CpuMeter()
-    return {
-        found.claim: entry(found, environment, foreign_cores=meter.foreign_cores(), command=command)
-        for found in bench.measure(part)
-    }
-
-
-def entry(
-    measurement: Measurement, environment: Environment, *, foreign_cores: float, command: str
-) -> dict[str, Json]:
-    """A figure as it is stored."""
-    bound = promise(measurement.claim)
-    return {
-        "statement": bound.statement,
-        "unit": bound.unit,
-        "direction": str(bound.direction),
-        "target": bound.target,
-        "verdict": str(verdict_of(measurement, bound.direction, bound.target)),
-        "measurement": measurement_json(measurement),
-        "machine": environment.machine,
-        "code": environment.code,
-        "foreign_cores": round(foreign_cores, 2),
-        "command": command,
-        "written": datetime.now(UTC).isoformat(),
-    }
+    recorder = Recorder(command)
+    return recorder.entries(PROMISES, bench.measure(part))
 
 
 def _decode(bench: Bench) -> list[Measurement]:

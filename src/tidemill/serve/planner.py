@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, cast
 
+from tidemill.serve.cost import StepShape
 from tidemill.serve.policy import Key
 from tidemill.serve.sequence import Tracked
 from tidemill.serve.types import Part
@@ -34,13 +35,14 @@ class Planner:
     def parts(self) -> tuple[Part, ...]:
         """Who gets what."""
         for tracked in sorted(self._ranked, key=_needs_many):
-            if self._left and tracked.running:
+            if self._left and tracked.running and tracked.finish_reason is None:
                 self._advance(tracked)
         for tracked in self._ranked:
             full = len(self._scheduler.running) >= self._config.max_num_seqs
             if not self._left or self._preempted or full:
                 break
-            if not tracked.running and tracked.finish_reason is None and not self._begin(tracked):
+            able = tracked.finish_reason is None and not tracked.pending
+            if able and not tracked.running and not self._begin(tracked):
                 break
         granted = (item for item in self._ranked if item.request.id in self._granted)
         return tuple(self._part(tracked) for tracked in granted)
@@ -108,7 +110,8 @@ class Planner:
     def _make_room(self, tracked: Tracked, need: int) -> bool:
         """Preempt somebody behind ``tracked``, or ``tracked`` itself; whether it may go on."""
         scheduler = self._scheduler
-        behind = [item for item in self._ranked[self._rank[id(tracked)] + 1 :] if item.running]
+        later = self._ranked[self._rank[id(tracked)] + 1 :]
+        behind = [item for item in later if item.running and item.finish_reason is None]
         if not behind:
             self._yield_or_fail(tracked)
             return False
@@ -150,14 +153,15 @@ class Planner:
         budget, cost = self._config.step_time_budget_s, self._scheduler.cost
         if budget is None or cost is None or count <= 1:
             return count
-        granted = self._granted.values()
-        prefill = sum(grant for grant in granted if grant > 1)
-        decodes = sum(1 for grant in granted if grant == 1)
-        running = (item for item in self._scheduler.running if item.request.id in self._granted)
-        context = sum(item.computed for item in running) + tracked.computed
+        shape = StepShape()
+        for item in self._scheduler.running:
+            grant = self._granted.get(item.request.id)
+            if grant is not None:
+                shape = shape.with_part(grant, item.computed, grant == item.missing)
 
         def late(tokens: int) -> bool:
-            return cost.step_s(prefill + tokens, decodes, context) > budget
+            whole = tokens == tracked.missing
+            return cost.step_s(shape.with_part(tokens, tracked.computed, whole)) > budget
 
         low, high = (0 if self._granted else 1), count
         if not late(high):
@@ -176,7 +180,7 @@ class Planner:
             start,
             tuple(tracked.blocks),
             samples=start + count == tracked.total,
-            outputs=tracked.outputs,
+            outputs=tracked.outputs + tracked.pending,
         )
 
 

@@ -10,7 +10,9 @@ them. Chunked prompts, decoding, and computing again after a preemption are that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -32,6 +34,7 @@ from tidemill.serve.policy import (
     VictimPolicy,
 )
 from tidemill.serve.sequence import Tracked
+from tidemill.serve.steady import leap, steady_steps
 from tidemill.serve.types import Output, Request, StepPlan, StepResult
 
 T = TypeVar("T")
@@ -122,7 +125,7 @@ class Scheduler:
         self._outputs: list[Output] = []
         self._count = 0
         self._plans = 0
-        self._in_flight: StepPlan | None = None
+        self._under_way: deque[tuple[StepPlan, dict[str, int]]] = deque()
 
     @property
     def free_blocks(self) -> int:
@@ -172,7 +175,8 @@ class Scheduler:
                 f"queue — {len(self.waiting)} requests wait and {len(self.running)} run; try "
                 "again in a moment, or start the server with a larger max_queue."
             )
-        tracked = Tracked(request, now, self._count)
+        room = self.config.max_model_len - len(request.prompt_ids)
+        tracked = Tracked(request, now, self._count, min(request.params.max_tokens or room, room))
         self._count += 1
         self._by_id[request.id] = tracked
         self.waiting.append(tracked)
@@ -180,44 +184,66 @@ class Scheduler:
     def schedule(self, now: float) -> StepPlan:
         """What to compute next; a plan without parts when there is nothing to do.
 
-        The plan must be committed, or said to have failed, before the next one is asked for.
+        Plans that have parts must be committed, or said to have failed, in their order. The next
+        may be asked for before: it goes on from what those under way will have computed, and asks
+        for tokens that are not known yet as ``PENDING``.
         """
-        assert self._in_flight is None, "the last plan has not been committed"
         self.now = now
         parts = Planner(self).parts()
         self._plans += 1
         plan = StepPlan(self._plans, parts, tuple(self._finished))
         self._finished.clear()
+        lives: dict[str, int] = {}
         for part in parts:
-            self._by_id[part.request.id].in_flight = True
+            tracked = self._by_id[part.request.id]
+            tracked.plan(len(part.ids), part.samples)
+            lives[part.request.id] = tracked.life
         if parts:
-            self._in_flight = plan
+            self._under_way.append((plan, lives))
         return plan
 
     def commit(self, plan: StepPlan, result: StepResult, now: float) -> list[Output]:
         """Take in what came of ``plan``, and tell what is new for each request."""
-        self._landed(plan, now)
+        lives = self._landed(plan, now)
         for part in plan.parts:
             tracked = self._by_id[part.request.id]
-            tracked.in_flight = False
+            tracked.in_flight -= 1
             if tracked.finish_reason is not None:
                 self._drop(tracked)
                 continue
-            tracked.computed = part.start + len(part.ids)
-            if self.config.prefix_caching:
-                tracked.register(self.pool)
+            if self.config.prefix_caching and tracked.life == lives[part.request.id]:
+                tracked.register(self.pool, part.start + len(part.ids))
             if part.request.id in result.failed:
                 self._end(tracked, FinishReason.ERROR, result.failed[part.request.id])
             elif part.samples:
                 self._extend(tracked, result)
         return self.take_outputs()
 
+    def steady_steps(self, most: int) -> int:
+        """How many of the next steps, up to ``most``, draw one token for each that runs, no more.
+
+        None of them ends a request or begins one, if none comes or goes from outside.
+        """
+        if self._under_way or self._outputs:
+            return 0
+        return steady_steps(self, most)
+
+    def leap(self, drawn: Sequence[Sequence[int]], steps: int, now: float) -> None:
+        """Do at once what ``steps`` plans and commits would do; see ``steady_steps``.
+
+        ``drawn`` are the tokens of each running request, in the order of ``running``; ``now`` is
+        when the last step ends.
+        """
+        leap(self, drawn, steps)
+        self._plans += steps
+        self.now = now
+
     def fail(self, plan: StepPlan, why: str, now: float) -> list[Output]:
         """The executor could not do ``plan``: its requests end with an error, others go on."""
         self._landed(plan, now)
         for part in plan.parts:
             tracked = self._by_id[part.request.id]
-            tracked.in_flight = False
+            tracked.in_flight -= 1
             if tracked.finish_reason is None:
                 self._end(tracked, FinishReason.ERROR, why)
             else:
@@ -303,6 +329,8 @@ class Scheduler:
         length = len(request.prompt_ids)
         if length == 0:
             raise InputError("prompt — is empty; give at least one token.")
+        if request.deadline_s is not None and math.isnan(request.deadline_s):
+            raise InputError("deadline_s=nan — is no time; leave it out.")
         most = self.config.max_model_len
         if length >= most:
             raise InputError(
@@ -323,10 +351,13 @@ class Scheduler:
                 "fewer tokens, or give the cache more room."
             )
 
-    def _landed(self, plan: StepPlan, now: float) -> None:
-        assert plan is self._in_flight, "this plan is not the one under way"
-        self._in_flight = None
+    def _landed(self, plan: StepPlan, now: float) -> dict[str, int]:
+        """The lives of the plan's requests when it was made."""
+        assert self._under_way, "no plan is under way"
+        first, lives = self._under_way.popleft()
+        assert plan is first, "this plan is not the first under way"
         self.now = now
+        return lives
 
     def _extend(self, tracked: Tracked, result: StepResult) -> None:
         request = tracked.request
@@ -334,12 +365,11 @@ class Scheduler:
         if sampled is None:
             self._end(tracked, FinishReason.ERROR, "the executor drew no token for it")
             return
-        tracked.tokens.append(sampled.token_id)
-        limit = min(request.params.max_tokens or self.config.max_model_len, self._room(request))
+        tracked.drawn(sampled.token_id)
         reason: FinishReason | None = None
         if sampled.token_id in request.eos_ids and not request.params.ignore_eos:
             reason = FinishReason.STOP
-        elif tracked.outputs >= limit:
+        elif tracked.outputs >= tracked.most_outputs:
             reason = FinishReason.LENGTH
         output = Output(
             request.id, (sampled.token_id,), tracked.usage(), (sampled.logprobs,), reason
@@ -349,18 +379,17 @@ class Scheduler:
             tracked.finish_reason = reason
             self._drop(tracked)
 
-    def _room(self, request: Request) -> int:
-        return self.config.max_model_len - len(request.prompt_ids)
-
     def _end(self, tracked: Tracked, reason: FinishReason, why: str | None = None) -> None:
         tracked.finish_reason = reason
         self._outputs.append(
             Output(tracked.request.id, (), tracked.usage(), finish_reason=reason, error=why)
         )
-        if not tracked.in_flight:
-            self._drop(tracked)
+        self._drop(tracked)
 
     def _drop(self, tracked: Tracked) -> None:
+        """Forget a request that has ended, once no plan names it any more."""
+        if tracked.in_flight:
+            return
         (self.running if tracked.running else self.waiting).remove(tracked)
         tracked.let_go(self.pool)
         del self._by_id[tracked.request.id]

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from tidemill.errors import InputError
 from tidemill.serve.clock import SimClock
 from tidemill.serve.events import EventLog
-from tidemill.serve.executor import Executor
+from tidemill.serve.executor import Executor, SimExecutor
 from tidemill.serve.policy import PolicyError
 from tidemill.serve.scheduler import QueueFull, Scheduler
 from tidemill.serve.types import Output, Request
+
+LEAST_STEPS = 2
+"""Fewer are quicker one by one."""
+MOST_STEPS = 1024
+"""Of one leap."""
 
 
 def simulate(
@@ -21,17 +28,23 @@ def simulate(
     executor: Executor,
     clock: SimClock,
     arrivals: Iterable[tuple[float, Request]],
+    *,
+    leaps: bool = True,
 ) -> EventLog:
     """Serve ``arrivals`` (seconds, not decreasing) as fast as the executor says; open loop.
 
     Bit for bit the same for the same arrivals. A request that is refused stands in the log as
-    ``refused``.
+    ``refused``. ``leaps``: steps in which nothing happens but decoding are done many at once, with
+    the same events; they are a ``SimExecutor``'s only.
 
     Raises:
         InputError: an arrival lies before the one before it.
         PolicyError: policies hold everybody back and nobody else will come.
     """
     run = _Run(scheduler, executor, clock, arrivals)
+    if leaps and isinstance(executor, SimExecutor):
+        while run.leap(executor) or run.turn():
+            pass
     while run.turn():
         pass
     return run.log
@@ -49,6 +62,30 @@ class _Run:
         self._arrivals = iter(arrivals)
         self._next = next(self._arrivals, None)
         self.log = EventLog()
+
+    def leap(self, executor: SimExecutor) -> bool:
+        """Several steps that end before the next arrival; whether there were any."""
+        scheduler = self._scheduler
+        self._arrive()
+        steps = scheduler.steady_steps(MOST_STEPS)
+        if steps < LEAST_STEPS:
+            return False
+        running = scheduler.running
+        context = sum(tracked.computed for tracked in running)
+        ends = executor.decode_ends(len(running), context, steps)
+        if self._next is not None:
+            ends = ends[: int(np.searchsorted(ends, self._next[0]))]
+        steps, times = len(ends), ends.tolist()
+        if steps < LEAST_STEPS:
+            return False
+        drawn = executor.draw([(each.request, each.outputs) for each in running], steps)
+        for tracked in running:
+            log = self.log[tracked.request.id]
+            log.token_s += times
+            log.cached_tokens = tracked.cached_tokens
+        scheduler.leap(drawn, steps, times[-1])
+        self._clock.advance_to(times[-1])
+        return True
 
     def turn(self) -> bool:
         """One step, or a leap to the next arrival; False at the end."""

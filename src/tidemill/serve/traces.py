@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from tidemill.errors import ConfigError, CorruptFile
+from tidemill.models.sampling import SamplingParams
+from tidemill.serve.types import Request
 
 _COLUMNS = (
     ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
@@ -149,3 +151,20 @@ def fitted(
         prompt = min(item.prompt_tokens, context - output)
         cut.append(Arrival(item.arrival_s / speed, prompt, output))
     return cut
+
+
+def requests_of(
+    arrivals: Sequence[Arrival], *, vocab_size: int | None = None
+) -> Iterator[tuple[float, Request]]:
+    """Requests for a scheduler: prompts of the right lengths, and texts that end when they should.
+
+    Ids are random below ``vocab_size``; for simulations, which look at none, they are all 0.
+    """
+    for index, item in enumerate(arrivals):
+        if vocab_size is None:
+            ids = (0,) * item.prompt_tokens
+        else:
+            drawn = np.random.default_rng(index).integers(0, vocab_size, item.prompt_tokens)
+            ids = tuple(drawn.tolist())
+        params = SamplingParams(max_tokens=item.output_tokens, temperature=0, ignore_eos=True)
+        yield item.arrival_s, Request(str(index), ids, params)
