@@ -57,6 +57,39 @@ def test_extents_keep_apart_and_room_comes_back(serve: Serve) -> None:
     assert tier.room() == [1 << 20]
 
 
+def test_what_is_held_stays_until_the_last_holder_lets_go(serve: Serve) -> None:
+    tier = RemoteTier([serve(1 << 20).address, serve(1 << 20).address])
+    data = some(300_000)
+    tier.publish(KEY, data)
+    first, second = tier.hold(KEY), tier.hold(KEY)
+    tier.free(KEY)
+    with pytest.raises(ResourceError, match="has extent"):
+        tier.hold(KEY)
+    tier.publish(KEY, some(5000))  # the name is free, the bytes are not
+    first.close()
+    np.testing.assert_array_equal(tier.read(second.extent(data.size), 0, data.size), data)
+    second.close()
+    tier.free(KEY)
+    limit = time.monotonic() + 20
+    while tier.room() != [1 << 20] * 2 and time.monotonic() < limit:
+        time.sleep(0.001)
+    assert tier.room() == [1 << 20] * 2
+
+
+def test_what_one_node_of_two_holds_is_published_and_found(serve: Serve) -> None:
+    first, second = serve(), serve()
+    tier = RemoteTier([first.address, second.address])
+    first.kill()
+    data = some(9000)
+    tier.publish(KEY, data)
+    extent = tier.hold(KEY).extent(data.size)
+    assert extent.bases[0] == 1 << 63
+    np.testing.assert_array_equal(tier.read(extent, 0, data.size), data)
+    second.kill()
+    with pytest.raises(ResourceError, match="is it running"):
+        tier.publish(b"x" * 16, data)
+
+
 def test_a_full_node_refuses_and_keeps_what_it_has(serve: Serve) -> None:
     tier = RemoteTier(serve(1 << 20).address)
     data = some(1 << 19)

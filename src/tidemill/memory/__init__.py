@@ -10,7 +10,7 @@ from tidemill.memory.checksums import crc32c, crc32c_of_chunks
 from tidemill.memory.fault_handler import FaultHandler, GuestRange, PageSource
 from tidemill.memory.link import CXL, RDMA, Link, LinkClock
 from tidemill.memory.page_server import PageServer
-from tidemill.memory.remote import RemoteExtent, RemoteTier
+from tidemill.memory.remote import RemoteExtent, RemoteHold, RemoteTier
 from tidemill.memory.tier import Tier, TierKind
 from tidemill.memory.userfaultfd import FaultEvent, Userfaultfd
 
@@ -25,6 +25,7 @@ __all__ = [
     "PageServer",
     "PageSource",
     "RemoteExtent",
+    "RemoteHold",
     "RemoteTier",
     "Tier",
     "TierKind",

@@ -102,6 +102,7 @@ class FaultHandler:
         source: its pages.
         deadline_s: how long a page may take; after that the guest is ended.
         records: keep the order and time of faults.
+        trickles: read what nobody has touched as well, while nobody touches anything.
 
     Raises:
         ConfigError: ranges and source do not fit together.
@@ -115,11 +116,12 @@ class FaultHandler:
         *,
         deadline_s: float = 2.0,
         records: bool = False,
+        trickles: bool = False,
     ) -> None:
         plain = [(part.address, part.size, part.first_page, part.page_bytes) for part in ranges]
         try:
             self._native: Any = paging().FaultHandler(
-                faults.native, plain, source.native, deadline_s, records
+                faults.native, plain, source.native, deadline_s, records, trickles
             )
         except ValueError as error:
             raise ConfigError(f"this memory cannot be served: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -37,6 +38,31 @@ class RemoteExtent:
     bases: tuple[int, ...]
 
 
+class RemoteHold:
+    """An extent that its servers keep, whoever frees it, until this is closed or forgotten.
+
+    Attributes:
+        key: its name.
+        size: its bytes, whole pages.
+        bases: offset on each server; 2^63 for one that has it not.
+    """
+
+    def __init__(self, key: bytes, held: list[Any]) -> None:
+        self.key = key
+        self.bases = tuple(one.offset if _has(one) else _NOWHERE for one in held)
+        self.size = next((one.bytes for one in held if _has(one)), 0)
+        self._held = held
+
+    def extent(self, size: int | None = None) -> RemoteExtent:
+        """The extent, of ``size`` bytes if it is not whole pages."""
+        return RemoteExtent(self.key, self.size if size is None else size, self.bases)
+
+    def close(self) -> None:
+        """Let the servers have it back."""
+        for one in filter(None, self._held):
+            one.close()
+
+
 class RemoteTier:
     """One or more page servers that hold the same extents; for any number of threads.
 
@@ -68,14 +94,23 @@ class RemoteTier:
         )
 
     def publish(self, key: bytes, data: bytes | memoryview | NDArray[np.uint8]) -> RemoteExtent:
-        """Write an extent to every server; nobody finds it before it is complete.
+        """Write an extent to every server that answers; nobody finds it before it is complete.
 
         Raises:
-            OutOfPool: a server has no room; ResourceError: one cannot be reached.
+            OutOfPool: a server has no room; ResourceError: none can be reached.
             InputError: the key is taken by an extent of another size.
         """
         flat = as_bytes(data)
-        bases = [self._write(replica, key, flat) for replica in range(len(self.addresses))]
+        bases: list[int] = []
+        for replica in range(len(self.addresses)):
+            try:
+                bases.append(self._write(replica, key, flat))
+            except OutOfPool:
+                raise
+            except ResourceError:  # the others have it; whoever reads asks them
+                if replica == len(self.addresses) - 1 and not any(b < _NOWHERE for b in bases):
+                    raise
+                bases.append(_NOWHERE)
         return RemoteExtent(key, flat.size, tuple(bases))
 
     def _write(self, replica: int, key: bytes, data: NDArray[np.uint8]) -> int:
@@ -112,6 +147,23 @@ class RemoteTier:
             raise ResourceError(f"none of {', '.join(self.addresses)} has extent {key.hex()}")
         return RemoteExtent(key, size, tuple(bases))
 
+    def hold(self, key: bytes) -> RemoteHold:
+        """An extent, kept by its servers; those that do not answer are left out.
+
+        Raises:
+            ResourceError: no server that answers has it.
+        """
+        held: list[Any] = []
+        for replica in range(len(self.addresses)):
+            try:
+                held.append(self._try(lambda r=replica: self.native.hold(r, key), replica))
+            except ResourceError:
+                held.append(None)
+        made = RemoteHold(key, held)
+        if min(made.bases) == _NOWHERE:
+            raise ResourceError(f"none of {', '.join(self.addresses)} has extent {key.hex()}")
+        return made
+
     def read(
         self, extent: RemoteExtent, offset: int, size: int, *, crc: int | None = None
     ) -> NDArray[np.uint8]:
@@ -141,7 +193,8 @@ class RemoteTier:
     def free(self, key: bytes) -> None:
         """Give the extent's room back on every server that answers."""
         for replica in range(len(self.addresses)):
-            self._ask(replica, _FREE, key)
+            with suppress(ResourceError):
+                self._ask(replica, _FREE, key)
 
     def room(self) -> list[int]:
         """Bytes free on each server."""
@@ -162,3 +215,7 @@ class RemoteTier:
                 raise ResourceError(f"page server {where}: {error}; is it running?") from error
         except ValueError as error:
             raise ProtocolError(str(error)) from error
+
+
+def _has(held: Any) -> bool:
+    return held is not None and held.answer == _FINE

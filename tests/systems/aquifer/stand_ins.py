@@ -29,7 +29,7 @@ class LocalPool:
         self.published: dict[str, LocalLease] = {}
         self.borrowed = self.out = 0
 
-    def publish(self, name: str, snapshot_file: SnapshotFile) -> int:
+    def publish(self, name: str, snapshot_file: SnapshotFile, *, on_evict: object = None) -> int:
         before = self.published.get(name)
         epoch = before.epoch + 1 if before else 1
         self.published[name] = LocalLease(

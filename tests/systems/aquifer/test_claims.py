@@ -10,8 +10,9 @@ from tidemill.bench import Budget, Context, Measurement, Progress, Status
 from tidemill.bench.settings import dumps
 from tidemill.systems.aquifer import SYSTEM, AquiferConfig
 from tidemill.systems.aquifer.capability import missing
-from tidemill.systems.aquifer.coherence import protocol
+from tidemill.systems.aquifer.coherence import fuzzed, protocol, stressed
 from tidemill.systems.aquifer.config import FUNCTION_NAMES, OTHER_WAYS
+from tidemill.systems.aquifer.crowd import crowd
 from tidemill.systems.aquifer.pod import Pod
 from tidemill.systems.aquifer.restores import OURS, Scale, characterization, restores
 from tidemill.systems.aquifer.workloads import FUNCTIONS, function
@@ -28,7 +29,10 @@ def found() -> dict[str, Measurement]:
         made = [
             *restores(CONTEXT, pod, TINY),
             *characterization(CONTEXT, pod, TINY),
+            *crowd(CONTEXT, pod),
             *protocol(CONTEXT),
+            *stressed(CONTEXT, 4.0),
+            *fuzzed(CONTEXT, 2.0),
         ]
     assert not pod.folder.exists()
     assert not pod.segment.exists()
@@ -45,6 +49,8 @@ def test_what_does_not_depend_on_speed_holds(found: dict[str, Measurement]) -> N
     assert found["hot-faults"].value == 0
     assert found["exact-memory"].value == 0
     assert found["protocol-orders"].value == found["protocol-mutants"].value == 0
+    assert found["stress"].value == found["fuzz"].value == found["at-once"].value == 0
+    assert found["density"].value > 0
     assert 75 <= found["zero-share"].value < 100
     assert 0 < found["hot-share"].value < 10
     assert found["cxl-share"].value < found["pooled-share"].value < 0.25

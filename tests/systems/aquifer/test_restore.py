@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import mmap
 import os
@@ -19,8 +20,8 @@ from tests.memory.touching import freeze
 from tidemill.errors import InputError, MissingCapability
 from tidemill.memory import PageServer, RemoteTier, Userfaultfd
 from tidemill.systems.aquifer import CxlPool, GuestFailed, MicroVM, Snapshot, SnapshotFile, pack
-from tidemill.systems.aquifer.agent import Agent, key_of
-from tidemill.systems.aquifer.baselines import Published, strategies
+from tidemill.systems.aquifer.agent import PROFILE_RESTORES, Agent, key_of
+from tidemill.systems.aquifer.baselines import Packed, Published, strategies
 from tidemill.systems.aquifer.recording import record
 from tidemill.systems.aquifer.restore import Restored, cold_pages, hot_pages
 from tidemill.systems.aquifer.snapshot import PAGE
@@ -128,7 +129,9 @@ def test_nothing_is_loaded_but_hot_pages(world: World) -> None:
             "/proc/self/pagemap", np.uint64, region.size // PAGE, offset=region.address // PAGE * 8
         )
         present = np.flatnonzero(pagemap >> np.uint64(63))
-    extra = np.setdiff1d(present, [*hot_pages(world.maps), *world.maps.hot_zero])
+    wanted = [*hot_pages(world.maps), *world.maps.hot_zero, *np.flatnonzero(world.maps.is_dense)]
+    extra = np.setdiff1d(present, wanted)
+    assert world.maps.dense.size
     assert extra.size <= 0.05 * len(world.maps.hot) / PAGE + 4
 
 
@@ -148,9 +151,7 @@ def test_all_ways_to_restore_give_the_same_answers(world: World, tmp_path: Path)
     whole = world.tier.publish(b"whole" + bytes(11), world.snapshot.pages)
     published = Published(
         world.snapshot,
-        world.maps,
-        lambda: world.pool.borrow("fn"),
-        (world.tier, cold),
+        *[Packed(world.maps, lambda: world.pool.borrow("fn"), (world.tier, cold))] * 2,
         (world.tier, whole),
         tmp_path,
         segment,
@@ -170,9 +171,8 @@ def test_the_cold_file_of_the_baseline_is_really_read_from_disk(
 
     published = Published(
         world.snapshot,
-        world.maps,
-        lambda: world.pool.borrow("fn"),
-        *[(world.tier, None)] * 2,  # type: ignore[arg-type]
+        *[Packed(world.maps, lambda: world.pool.borrow("fn"), (world.tier, None))] * 2,  # type: ignore[arg-type]
+        (world.tier, None),  # type: ignore[arg-type]
         tmp_path,
         tmp_path,
     )
@@ -283,6 +283,76 @@ def test_a_snapshot_that_replaces_another_is_the_one_restored(world: World, tmp_
         with world.agent.restore("fn") as restored:
             assert restored.stats.hot_bytes == len(maps.hot)
             assert ask(restored, OTHER) == expected(OTHER)
+
+
+def test_cold_pages_of_what_is_replaced_stay_until_its_clones_are_gone(
+    world: World, tmp_path: Path
+) -> None:
+    taken = (1 << 28) - world.tier.room()[0]
+    assert taken == len(world.maps.cold)
+    with world.agent.restore("fn") as old:
+        with SnapshotFile.open(
+            pack(world.snapshot, [KNOWN_PAGES], tmp_path / "later.aqs")
+        ) as later:
+            world.agent.publish("fn", later)
+            cold = len(later.cold)
+            with world.agent.restore("fn") as new:
+                assert ask(new, OTHER) == ask(old, OTHER) == expected(OTHER)
+        assert (1 << 28) - world.tier.room()[0] == taken + cold
+    del old
+    gc.collect()
+    assert (1 << 28) - world.tier.room()[0] == cold
+
+
+KNOWN_PAGES = list(range(100, 300))
+
+
+def test_what_was_evicted_is_restored_from_the_nodes_and_comes_back(
+    world: World, tmp_path: Path
+) -> None:
+    size = 8 * len(world.maps.pooled)  # one of eight chunks' neighbours: room for one of them
+    path = CxlPool.create(tmp_path / "pool", size // 4, hosts=1)
+    with CxlPool.attach(path, 0) as pool:
+        agent = Agent(pool, world.tier, deadline_s=20)
+        agent.publish("fn", world.maps)
+        assert json.loads(agent.invoke("fn", NEAR)) == expected(NEAR)
+        with SnapshotFile.open(
+            pack(world.snapshot, [r.pages.tolist() for r in world.recordings], tmp_path / "b.aqs")
+        ) as other:
+            agent.publish("other", other)
+            assert pool.names() == ["other"]
+            for name in ("fn", "other"):
+                with agent.restore(name) as restored:
+                    assert ask(restored, OTHER) == expected(OTHER)
+                    assert restored.stats.faults["hot"] == 0
+            assert agent.fetch("fn").header == world.maps.header
+            agent.publish("fn", world.maps)
+            assert pool.names() == ["fn"]
+            assert json.loads(agent.invoke("other", NEAR)) == expected(NEAR)
+            with pytest.raises(InputError, match="not published"):
+                agent.restore("nothing")
+
+
+def test_a_function_whose_hot_pages_changed_is_recorded_anew(world: World) -> None:
+    for _ in range(PROFILE_RESTORES):
+        assert json.loads(world.agent.invoke("fn", OTHER)) == expected(OTHER)
+    assert world.agent.outdated() == ["fn"]
+    before = world.agent.stats["fn"].faults["cold"]
+    assert world.agent.reprofile("fn", [OTHER]) == 2
+    assert world.agent.outdated() == []
+    assert json.loads(world.agent.invoke("fn", OTHER)) == expected(OTHER)
+    assert world.agent.stats["fn"].faults["cold"] < before / 4
+
+
+def test_the_rest_trickles_in_while_nobody_asks(world: World) -> None:
+    with Agent(world.pool, world.tier, trickles=True, deadline_s=20).restore("fn") as restored:
+        limit = time.monotonic() + 60
+        while restored.stats.remote_bytes < len(world.maps.cold) and time.monotonic() < limit:
+            time.sleep(0.01)
+        for server in world.servers:
+            server.kill()
+        assert ask(restored, OTHER) == expected(OTHER)
+        assert restored.stats.faults["cold"] == 0
 
 
 def ask_once(world: World, request: bytes) -> dict[str, int]:

@@ -138,7 +138,7 @@ def all_ones(section: np.ndarray) -> None:
         (in_section("hot_runs", increment), "section hot_runs is at odds"),
         (in_section("regions_to_register", increment), "section regions_to_register is at odds"),
         (in_section("checksums", increment), "hot run 0 is damaged"),
-        (in_section("hot_zero", all_ones), "zero pages out of order or range"),
+        (in_section("hot_zero", all_ones), "section hot_zero out of order or range"),
     ],
 )
 def test_what_contradicts_itself_is_named(

@@ -33,7 +33,8 @@ over_one_folder = settings(
 def test_every_page_class_and_slot_is_what_a_slow_count_says(tmp_path: Path, guest) -> None:
     image, touched = guest
     often = {p for p in range(len(image)) if sum(p in pages for pages in touched) >= 2}
-    with SnapshotFile.open(pack(snapshot_of(image), touched, tmp_path / "a.aqs")) as opened:
+    path = pack(snapshot_of(image), touched, tmp_path / "a.aqs", dense_pages=0)
+    with SnapshotFile.open(path) as opened:
         slots = {"hot": 0, "cold": 0}
         for page, content in enumerate(image):
             kind = "zero" if not content.any() else "hot" if page in often else "cold"
@@ -67,6 +68,21 @@ def test_registered_regions_cover_all_but_gaps_of_more_than_8_zero_pages(
         assert after - (start + pages) > 8
     inside = "".join("1" if content.any() else "0" for content in image[covered])
     assert "0" * 9 not in inside
+
+
+@over_one_folder
+@given(guest=guests, least=st.integers(1, 300))
+def test_all_that_a_dense_block_holds_is_hot(tmp_path: Path, guest, least: int) -> None:
+    image, touched = guest
+    often = [sum(p in pages for pages in touched) >= 2 for p in range(len(image))]
+    path = pack(snapshot_of(image), touched, tmp_path / "a.aqs", dense_pages=least)
+    with SnapshotFile.open(path) as opened:
+        dense = [b for b in range(len(image) // 512) if sum(often[b * 512 :][:512]) >= least]
+        assert opened.dense.tolist() == dense
+        for page, content in enumerate(image):
+            is_hot = content.any() and (often[page] or page // 512 in dense)
+            assert (opened.class_of(page) == "hot") == is_hot
+        assert not np.isin(opened.hot_zero // 512, dense).any()
 
 
 def test_a_packed_snapshot_gives_back_the_snapshot(tmp_path: Path) -> None:

@@ -49,18 +49,28 @@ void register_ranges(const Userfaultfd& faults, uint64_t base, Ranges ranges, ui
     faults.register_range(base + ranges(i, 0) * kPageBytes, ranges(i, 1) * kPageBytes, modes);
 }
 
+struct Run {
+  uint64_t to, bytes;
+  const uint8_t* from;
+};
+
+Run run_of(const Runs& runs, size_t i, const Bytes& pages) {
+  const uint64_t bytes = runs(i, 1) * kPageBytes, from = runs(i, 2) * kPageBytes;
+  if (from > pages.size() || bytes > pages.size() - from)
+    throw std::invalid_argument("a run lies outside the pages given");
+  return {runs(i, 0) * kPageBytes, bytes, pages.data() + from};
+}
+
 // Installs every run (guest page, pages, slot); nobody waits for them yet. The bytes moved.
 uint64_t install_runs(const Userfaultfd& faults, uint64_t base, Runs runs, Bytes pages) {
   uint64_t moved = 0;
   for (size_t i = 0; i < runs.shape(0); ++i) {
-    const uint64_t bytes = runs(i, 1) * kPageBytes, from = runs(i, 2) * kPageBytes;
-    if (from > pages.size() || bytes > pages.size() - from)
-      throw std::invalid_argument("a run lies outside the pages given");
+    const Run run = run_of(runs, i, pages);
     uint64_t done = 0;
-    const uint64_t to = base + runs(i, 0) * kPageBytes;
-    if (faults.install(to, pages.data() + from, bytes, kPageBytes, false, done) != Installed::Done)
+    if (faults.install(base + run.to, run.from, run.bytes, kPageBytes, false, done) !=
+        Installed::Done)
       throw std::runtime_error("pages cannot be installed before the guest runs");
-    moved += bytes;
+    moved += run.bytes;
   }
   return moved;
 }
@@ -162,6 +172,7 @@ nb::dict to_dict(const FaultCounts& counts) {
   put("local_bytes", counts.local_bytes);
   put("remote_bytes", counts.remote_bytes);
   put("remote_reads", counts.remote_reads);
+  put("trickled", counts.trickled);
   put("most_under_way", counts.most_under_way);
   put("failovers", counts.failovers);
   put("requeued", counts.requeued);
@@ -185,16 +196,17 @@ void register_handler(nb::module_& m) {
       .def(
           "__init__",
           [](FaultHandler* at, const Userfaultfd& faults, const std::vector<Range>& ranges,
-             const HeldSource& source, double deadline_s, bool records) {
+             const HeldSource& source, double deadline_s, bool records, bool trickles) {
             std::vector<GuestRange> all;
             for (const auto& [address, bytes, first, page] : ranges)
               all.push_back({address, bytes, first, page});
             HostFd own(::dup(faults.fd()));
             if (!own) throw std::system_error(errno, std::generic_category(), "dup");
             new (at) FaultHandler(Userfaultfd(std::move(own)), std::move(all), source.source,
-                                  static_cast<int64_t>(deadline_s * 1e9), records);
+                                  static_cast<int64_t>(deadline_s * 1e9), records, trickles);
           },
-          "faults"_a, "ranges"_a, "source"_a, "deadline_s"_a, "records"_a, nb::keep_alive<1, 4>())
+          "faults"_a, "ranges"_a, "source"_a, "deadline_s"_a, "records"_a, "trickles"_a,
+          nb::keep_alive<1, 4>())
       .def("guard", &FaultHandler::guard, "victim"_a.none(), Released())
       .def("stop", &FaultHandler::stop, Released())
       .def_prop_ro("counts", [](const FaultHandler& it) { return to_dict(it.counts()); })
@@ -217,7 +229,18 @@ std::tuple<int, uint64_t, uint64_t> ask(RemotePool& pool, size_t replica, int ve
   return {static_cast<int>(reply.answer), reply.offset, reply.bytes};
 }
 
+// An extent that one server keeps for us.
+struct HeldThere {
+  Reply reply;
+  std::unique_ptr<PageConnection> connection;
+};
+
 void register_servers(nb::module_& m) {
+  nb::class_<HeldThere>(m, "HeldThere")
+      .def_prop_ro("answer", [](const HeldThere& it) { return static_cast<int>(it.reply.answer); })
+      .def_prop_ro("offset", [](const HeldThere& it) { return it.reply.offset; })
+      .def_prop_ro("bytes", [](const HeldThere& it) { return it.reply.bytes; })
+      .def("close", [](HeldThere& it) { it.connection.reset(); });
   nb::class_<RemotePool>(m, "RemotePool")
       .def(
           "__init__",
@@ -227,6 +250,15 @@ void register_servers(nb::module_& m) {
                                 static_cast<int64_t>(timeout_s * 1e9));
           },
           "addresses"_a, "latency_ns"_a, "bytes_per_ns"_a, "outstanding"_a, "timeout_s"_a)
+      .def(
+          "hold",
+          [](RemotePool& it, size_t replica, const nb::bytes& key) {
+            const ExtentKey wanted = to_key(key);
+            const nb::gil_scoped_release release;
+            auto [reply, connection] = it.hold(replica, wanted);
+            return HeldThere{reply, std::move(connection)};
+          },
+          "replica"_a, "key"_a)
       .def("ask", &ask, "replica"_a, "verb"_a, "key"_a, "bytes"_a)
       .def(
           "get",
@@ -283,6 +315,25 @@ void populate(uint64_t base, Ranges ranges) {
   }
 }
 
+// Has fresh ranges of whole huge pages made of such, where the kernel has any left, and takes them.
+void populate_huge(uint64_t base, Ranges ranges) {
+  for (size_t i = 0; i < ranges.shape(0); ++i)
+    ::madvise(reinterpret_cast<void*>(base + ranges(i, 0) * kPageBytes), ranges(i, 1) * kPageBytes,
+              MADV_HUGEPAGE);  // a kernel without them gives small ones
+  populate(base, ranges);
+}
+
+// Copies every run (guest page, pages, slot) into memory that nobody watches. The bytes moved.
+uint64_t copy_runs(uint64_t base, Runs runs, Bytes pages) {
+  uint64_t moved = 0;
+  for (size_t i = 0; i < runs.shape(0); ++i) {
+    const Run run = run_of(runs, i, pages);
+    std::memcpy(reinterpret_cast<void*>(base + run.to), run.from, run.bytes);
+    moved += run.bytes;
+  }
+  return moved;
+}
+
 }  // namespace
 
 }  // namespace tidemill::memory
@@ -305,5 +356,7 @@ void register_paging(nb::module_& m) {
   register_sources(m);
   register_handler(m);
   m.def("populate", &populate, "base"_a, "ranges"_a, Released());
+  m.def("populate_huge", &populate_huge, "base"_a, "ranges"_a, Released());
+  m.def("copy_runs", &copy_runs, "base"_a, "runs"_a, "pages"_a, Released());
   m.def("map_over", &map_over, "address"_a, "bytes"_a, "fd"_a, "offset"_a);
 }

@@ -18,7 +18,9 @@ namespace tidemill::memory {
 namespace {
 
 constexpr size_t kBatch = 16;
-constexpr int64_t kRetryNs = 100'000;  // after a refusal, if no event comes
+constexpr int64_t kRetryNs = 100'000;   // after a refusal, if no event comes
+constexpr int64_t kIdleNs = 2'000'000;  // without a fault, before the rest trickles in
+constexpr size_t kTrickle = 2;          // reads under way; more would hold up a fault
 
 void raise_to(std::atomic<uint64_t>& most, uint64_t value) {
   if (value > most) most = value;
@@ -28,11 +30,12 @@ void raise_to(std::atomic<uint64_t>& most, uint64_t value) {
 
 FaultHandler::FaultHandler(Userfaultfd faults, std::vector<GuestRange> ranges,
                            std::shared_ptr<const PageSource> source, int64_t deadline_ns,
-                           bool records)
+                           bool records, bool trickles)
     : faults_(std::move(faults)),
       ranges_(std::move(ranges)),
       source_(std::move(source)),
       records_(records),
+      trickles_(trickles),
       began_ns_(now_ns()),
       stop_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   for (const GuestRange& range : ranges_)
@@ -45,6 +48,7 @@ FaultHandler::FaultHandler(Userfaultfd faults, std::vector<GuestRange> ranges,
     if (!source_->remote || source_->bases.size() != source_->remote->replicas())
       throw std::invalid_argument("remote pages need a pool and where they begin on each server");
     reader_ = std::make_unique<ChunkReader>(source_->remote, source_->bases, deadline_ns);
+    asked_.resize(source_->chunks());
   }
   thread_ = std::thread([this] { serve(); });
 }
@@ -97,14 +101,30 @@ void FaultHandler::serve_once() {
   std::vector<ChunkRead> ready;
   reader_->pump(ready);
   for (ChunkRead& read : ready) install_chunk(read);
+  trickle();
   counts_.failovers = reader_->failovers();
   if (!reader_->failure().empty()) fail(reader_->failure());
+}
+
+// Chunks that nobody has touched, in address order, while nobody touches any.
+void FaultHandler::trickle() {
+  if (!may_trickle() || now_ns() - last_fault_ns_ < kIdleNs) return;
+  for (; next_chunk_ < asked_.size() && reader_->under_way() < kTrickle; ++next_chunk_) {
+    if (asked_[next_chunk_]) continue;
+    want_chunk(next_chunk_);
+    ++counts_.trickled;
+  }
+  std::vector<ChunkRead> ready;
+  reader_->pump(ready);  // sends them
+  for (ChunkRead& read : ready) install_chunk(read);
 }
 
 // For an event, an answer of a server, the time of a read that the link still delays, or the end.
 void FaultHandler::wait() {
   int64_t next = pending_.empty() ? std::numeric_limits<int64_t>::max() : now_ns() + kRetryNs;
   if (reader_ && !has_failed_) next = std::min(next, reader_->next_ns());
+  if (may_trickle() && !has_failed_ && reader_->under_way() == 0)
+    next = std::min(next, last_fault_ns_ + kIdleNs);
   std::array<pollfd, 3> on = {
       {{is_gone_ ? -1 : faults_.fd(), POLLIN, 0},
        {stop_.get(), POLLIN, 0},
@@ -160,6 +180,7 @@ void FaultHandler::on_fault(uint64_t address) {
   const uint64_t at = range->address + index * range->page_bytes;
   const uint64_t page = range->first_page + index * (range->page_bytes / kPageBytes);
   record(page);
+  if (trickles_) last_fault_ns_ = now_ns();
   if (has_failed_) {
     install_zero(at, range->page_bytes);
   } else if (range->page_bytes != kPageBytes) {
@@ -186,6 +207,7 @@ void FaultHandler::on_fault(uint64_t address) {
 FaultHandler::Chunk& FaultHandler::want_chunk(uint64_t chunk) {
   const auto [at, is_new] = chunks_.try_emplace(chunk);
   if (is_new) {
+    asked_[chunk] = true;
     ChunkRead read;
     read.tag = chunk;
     read.offset = chunk * source_->chunk_pages * kPageBytes;

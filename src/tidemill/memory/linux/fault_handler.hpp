@@ -32,6 +32,7 @@ struct FaultCounts {
   std::atomic<uint64_t> shared = 0;   // of the remote ones: the page was on its way already
   std::atomic<uint64_t> removed = 0;  // pages that the guest gave back
   std::atomic<uint64_t> local_bytes = 0, remote_bytes = 0;
+  std::atomic<uint64_t> trickled = 0;  // of the remote reads: nobody had touched their pages
   std::atomic<uint64_t> remote_reads = 0, most_under_way = 0, failovers = 0, requeued = 0;
 };
 
@@ -43,7 +44,8 @@ struct Touch {
 class FaultHandler {
  public:
   FaultHandler(Userfaultfd faults, std::vector<GuestRange> ranges,
-               std::shared_ptr<const PageSource> source, int64_t deadline_ns, bool records);
+               std::shared_ptr<const PageSource> source, int64_t deadline_ns, bool records,
+               bool trickles);
   FaultHandler(const FaultHandler&) = delete;
   ~FaultHandler();
 
@@ -74,6 +76,8 @@ class FaultHandler {
 
   void serve();
   void serve_once();
+  void trickle();
+  bool may_trickle() const { return trickles_ && next_chunk_ < asked_.size(); }
   void wait();
   bool read_events();
   void on_fault(uint64_t address);
@@ -95,14 +99,16 @@ class FaultHandler {
   const Userfaultfd faults_;
   const std::vector<GuestRange> ranges_;
   const std::shared_ptr<const PageSource> source_;
-  const bool records_;
+  const bool records_, trickles_;
   const int64_t began_ns_;
   HostFd stop_;
   std::unique_ptr<ChunkReader> reader_;
   std::unordered_map<uint64_t, Chunk> chunks_;
   std::unordered_map<uint64_t, Block> blocks_;
   std::deque<Pending> pending_;
-  std::vector<bool> removed_;
+  std::vector<bool> removed_, asked_;  // pages; chunks, if the rest trickles in
+  uint64_t next_chunk_ = 0;
+  int64_t last_fault_ns_ = 0;
   FaultCounts counts_;
   bool has_failed_ = false, is_gone_ = false;
   mutable std::mutex mutex_;  // of what follows

@@ -128,16 +128,17 @@ bool PageServer::read_requests(Client& client) {
 }
 
 void PageServer::answer(Client& client) {
-  const Reply reply = reply_to(client.request);
+  const Reply reply = reply_to(client);
   const bool has_body = client.request.verb == Verb::Get && reply.answer == Answer::Fine;
   client.replies.push_back(reply);
   client.bodies.push_back(has_body ? memory_ + client.request.offset : nullptr);
 }
 
-Reply PageServer::reply_to(const Request& request) {
+Reply PageServer::reply_to(Client& client) {
+  const Request& request = client.request;
   Reply reply;
   reply.id = request.id;
-  std::optional<Extent> extent;
+  HeldExtent extent;
   switch (request.verb) {
     case Verb::Get:
       reply.answer = in_range(request) ? Answer::Fine : Answer::OutOfRange;
@@ -151,8 +152,10 @@ Reply PageServer::reply_to(const Request& request) {
       if (!extent) reply.answer = Answer::NoRoom;
       break;
     case Verb::Find:
+    case Verb::Hold:
       extent = extents_.find(request.key);
       if (!extent) reply.answer = Answer::Unknown;
+      if (extent && request.verb == Verb::Hold) client.held.push_back(extent);
       break;
     case Verb::Seal:
       if (!extents_.seal(request.key)) reply.answer = Answer::Unknown;

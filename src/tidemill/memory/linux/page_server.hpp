@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "extents.hpp"
 #include "host_fd.hpp"
@@ -37,6 +38,7 @@ class PageServer {
     std::deque<const uint8_t*> bodies;
     uint64_t sent = 0;     // of the first reply
     uint32_t watched = 0;  // EPOLL*
+    std::vector<HeldExtent> held;
   };
 
   void accept_all();
@@ -44,7 +46,7 @@ class PageServer {
   bool read_requests(Client& client);
   bool write_replies(Client& client);
   void answer(Client& client);
-  Reply reply_to(const Request& request);
+  Reply reply_to(Client& client);
   bool in_range(const Request& request) const;
 
   std::string address_;

@@ -57,25 +57,41 @@ void RemotePool::drop_idle(size_t replica) {
 Reply RemotePool::call(size_t replica, const Request& request, std::span<const uint8_t> body,
                        std::span<uint8_t> into) {
   auto connection = take(replica);
+  const Reply reply = exchange(replica, *connection, request, body, into);
+  give_back(replica, std::move(connection));
+  return reply;
+}
+
+std::pair<Reply, std::unique_ptr<PageConnection>> RemotePool::hold(size_t replica,
+                                                                   const ExtentKey& key) {
+  auto own = std::make_unique<PageConnection>(connect_to(addresses_.at(replica), timeout_ns_));
+  Request request;
+  request.verb = Verb::Hold;
+  request.key = key;
+  const Reply reply = exchange(replica, *own, request, {}, {});
+  return {reply, std::move(own)};
+}
+
+Reply RemotePool::exchange(size_t replica, PageConnection& connection, const Request& request,
+                           std::span<const uint8_t> body, std::span<uint8_t> into) {
   const int64_t asked = now_ns();
   if (into.empty())
-    connection->send(request, body);
+    connection.send(request, body);
   else
-    connection->get(request.offset, into.size(), into.data());
+    connection.get(request.offset, into.size(), into.data());
   std::vector<Reply> done;
   while (done.empty()) {
-    if (!connection->pump(done)) {
+    if (!connection.pump(done)) {
       drop_idle(replica);
       fail(ECONNRESET, addresses_[replica]);
     }
     if (!done.empty()) break;
     const int64_t left = asked + timeout_ns_ - now_ns();
     if (left <= 0) fail(ETIMEDOUT, addresses_[replica]);
-    pollfd wait = {connection->fd(), connection->events(), 0};
+    pollfd wait = {connection.fd(), connection.events(), 0};
     ::poll(&wait, 1, static_cast<int>(left / 1'000'000 + 1));
   }
   wait_until(clock_.complete_at(asked, std::max(body.size(), into.size())));
-  give_back(replica, std::move(connection));
   return done.front();
 }
 

@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../link.hpp"
@@ -36,8 +37,13 @@ class RemotePool {
              std::span<uint8_t> into = {});
   void get(size_t replica, uint64_t offset, std::span<uint8_t> into);
   void put(size_t replica, uint64_t offset, std::span<const uint8_t> from);
+  // Where an extent lies, and a connection: the server keeps its bytes as long as that lasts.
+  std::pair<Reply, std::unique_ptr<PageConnection>> hold(size_t replica, const ExtentKey& key);
 
  private:
+  Reply exchange(size_t replica, PageConnection& connection, const Request& request,
+                 std::span<const uint8_t> body, std::span<uint8_t> into);
+
   const std::vector<std::string> addresses_;
   LinkClock clock_;
   const int64_t timeout_ns_;

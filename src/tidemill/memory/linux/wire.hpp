@@ -20,6 +20,7 @@ enum class Verb : uint16_t {
   Find = 5,
   Free = 6,
   Room = 7,  // bytes that are not reserved
+  Hold = 8,  // as Find; its bytes stay until this connection ends, whoever frees it
 };
 
 enum class Answer : uint16_t { Fine = 0, OutOfRange = 1, NoRoom = 2, Unknown = 3, Sealed = 4 };

@@ -49,24 +49,41 @@ class Strategy(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One packing of a function's snapshot, in the tiers.
+
+    Attributes:
+        maps: it.
+        borrow: its hot pages in the CXL segment.
+        remote: the memory nodes, and where its cold pages lie.
+    """
+
+    maps: SnapshotFile
+    borrow: Borrow
+    remote: tuple[RemoteTier, RemoteExtent]
+
+    def restore(self) -> PooledRestore:
+        """The paper's way to restore it."""
+        return PooledRestore(self.maps, self.borrow, self.remote)
+
+
 @dataclass(slots=True)
 class Published:
     """One function as every strategy finds it.
 
     Attributes:
         snapshot: it, with all its pages.
-        maps: it, packed.
-        borrow: its hot pages in the CXL segment.
-        remote: the memory nodes, and where its cold pages lie.
+        ours: packed as `pack` does.
+        plain: packed without huge pages: what is hot is what was touched.
         whole: where all its pages that are not zero lie, for `uffd-remote`.
         folder: on a local disk, for files.
         segment: on shared memory, for what is mapped from the pool.
     """
 
     snapshot: Snapshot
-    maps: SnapshotFile
-    borrow: Borrow
-    remote: tuple[RemoteTier, RemoteExtent]
+    ours: Packed
+    plain: Packed
     whole: tuple[RemoteTier, RemoteExtent]
     folder: Path
     segment: Path
@@ -81,11 +98,12 @@ class Published:
 
     def working_set(self) -> tuple[U8, U64, U64]:
         """Hot pages in address order, their runs, and the ranges of touched zero pages."""
-        pages = np.frombuffer(self.maps.hot, np.uint8)
-        return pages, self.maps.hot_runs, merged(self.maps.hot_zero.astype(np.int64))
+        maps = self.plain.maps
+        pages = np.frombuffer(maps.hot, np.uint8)
+        return pages, maps.hot_runs, merged(maps.hot_zero.astype(np.int64))
 
     def _once(self, name: str, folder: Path, write: Callable[[Path], object]) -> Path:
-        path = folder / f"{self.maps.uuid}.{name}"
+        path = folder / f"{self.plain.maps.uuid}.{name}"
         if name not in self.files:
             write(path)
             self.files[name] = path
@@ -136,7 +154,7 @@ class UffdRemote:
 
     def __init__(self, published: Published) -> None:
         snapshot = published.snapshot
-        self._machine, self._ranges = snapshot.machine, published.maps.regions_to_register
+        self._machine, self._ranges = snapshot.machine, published.plain.maps.regions_to_register
         self._source = PageSource(
             snapshot.nonzero.size,
             remote_pages=np.flatnonzero(snapshot.nonzero),
@@ -174,8 +192,7 @@ class Reap:
         self._all = np.array([[0, snapshot.nonzero.size]], np.uint64)
         self._link = LinkClock(CXL)
         if is_pooled:
-            maps = published.maps
-            self._source = PooledRestore(maps, published.borrow, published.remote).source
+            self._source = published.plain.restore().source
         else:
             self._memory_file = published.memory_file("reap")
             with self._memory_file.open("rb") as file:
@@ -197,7 +214,7 @@ class Reap:
 
     def _install(self, faults: Userfaultfd, region: GuestRegion) -> int:
         if self._is_pooled:
-            with self._published.borrow() as lease, self._link.transfer(self._size):
+            with self._published.plain.borrow() as lease, self._link.transfer(self._size):
                 moved = faults.install_runs(
                     region.address, self._runs, np.frombuffer(lease.hot, np.uint8)
                 )
@@ -228,7 +245,7 @@ class FaaSnap:
         self._memory_file = published.memory_file("faasnap")
         nonzero = np.flatnonzero(published.snapshot.nonzero)
         self._regions = merged(nonzero, _FAASNAP_GAP)
-        self._loading = merged(hot_pages(published.maps).astype(np.int64), _FAASNAP_GAP)
+        self._loading = merged(hot_pages(published.plain.maps).astype(np.int64), _FAASNAP_GAP)
         image = np.zeros((published.snapshot.nonzero.size, PAGE), np.uint8)
         image[nonzero] = published.snapshot.pages
         parts = [image[first : first + count] for first, count in self._loading.tolist()]
@@ -310,7 +327,8 @@ def map_regions(region: GuestRegion, file: Path, regions: U64, *, is_packed: boo
 def strategies(published: Published) -> dict[str, Callable[[], Strategy]]:
     """All ways to restore, by name; each is set up when it is called."""
     return {
-        "aquifer": lambda: PooledRestore(published.maps, published.borrow, published.remote),
+        "aquifer": published.ours.restore,
+        "aquifer-4k": published.plain.restore,
         "firecracker": lambda: Firecracker(published),
         "firecracker-warm": lambda: Firecracker(published, is_warm=True),
         "uffd-remote": lambda: UffdRemote(published),

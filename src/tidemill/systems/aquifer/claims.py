@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tidemill.bench import Claim, Direction, Text, Trial
-from tidemill.systems.aquifer import coherence, pod, restores
+from tidemill.systems.aquifer import coherence, crowd, pod, restores
 
 __all__ = ["CLAIMS"]
 
@@ -41,6 +41,29 @@ PROTOCOL = Trial(
     summary=Text("Every order of the ownership protocol's steps.", "所有权协议各步骤的全部次序。"),
     quick_s=120,
     full_s=600,
+)
+
+STRESS = Trial(
+    name="stress",
+    measure=coherence.stressed,
+    summary=Text("Four hosts as processes, killed at random.", "4 个主机进程,随机强杀。"),
+    quick_s=120,
+    full_s=900,
+)
+FUZZ = Trial(
+    name="fuzz",
+    measure=coherence.fuzzed,
+    summary=Text("Snapshots and handshakes that are almost right.", "近似正确的快照与握手消息。"),
+    quick_s=60,
+    full_s=700,
+)
+CROWD = Trial(
+    name="crowd",
+    measure=pod.in_pod(crowd.crowd),
+    summary=Text("Many clones of one function.", "同一函数的大量克隆。"),
+    quick_s=300,
+    full_s=600,
+    memory_mib=12_288,
 )
 
 _FROM_START = Text(
@@ -206,5 +229,57 @@ CLAIMS: tuple[Claim, ...] = (
         direction=Direction.AT_MOST,
         target=0,
         trial=PROTOCOL,
+    ),
+    Claim(
+        id="stress",
+        quote=_OWNERSHIP,
+        statement=Text(
+            "Wrong bytes, epochs of two contents and lost space, with four hosts over incoherent "
+            "caches and one killed every second or so",
+            "4 台主机在无一致性缓存上运行、约每秒强杀其一时出现的错误数据、"
+            "同一纪元两种内容与丢失空间",
+        ),
+        unit="violations",
+        direction=Direction.AT_MOST,
+        target=0,
+        trial=STRESS,
+    ),
+    Claim(
+        id="fuzz",
+        quote=_ELIMINATES,
+        statement=Text(
+            "Altered `.aqs` files and Firecracker handshakes that their parsers neither accept nor "
+            "refuse with an error of their own",
+            "被篡改的 `.aqs` 文件与 Firecracker 握手消息中,解析器既未接受也未以自身错误拒绝的数量",
+        ),
+        unit="crashes",
+        direction=Direction.AT_MOST,
+        target=0,
+        trial=FUZZ,
+    ),
+    Claim(
+        id="density",
+        quote=_SERVES,
+        statement=Text(
+            "Clones that have answered once and fit in 4 GiB, over those of a lazily mapped memory "
+            "file in the page cache",
+            "4 GiB 内可容纳的已应答一次的克隆数,与惰性映射内存文件(在页缓存中)之比",
+        ),
+        unit="x",
+        direction=Direction.AT_LEAST,
+        target=1.0,
+        trial=CROWD,
+    ),
+    Claim(
+        id="at-once",
+        quote=_SERVES,
+        statement=Text(
+            "Of a hundred restores at the same time, those that fail or answer wrongly",
+            "同时进行的 100 次恢复中失败或答错的次数",
+        ),
+        unit="restores",
+        direction=Direction.AT_MOST,
+        target=0,
+        trial=CROWD,
     ),
 )

@@ -26,7 +26,7 @@ from tidemill.systems.aquifer import (
 )
 from tidemill.systems.aquifer.agent import key_of, lending
 from tidemill.systems.aquifer.aqs.snapshot_file import census
-from tidemill.systems.aquifer.config import memory_bytes
+from tidemill.systems.aquifer.config import DENSE_PAGES, memory_bytes
 from tidemill.systems.aquifer.cxl.cli import app as protocol
 from tidemill.systems.aquifer.snapshot import PAGE
 from tidemill.systems.aquifer.uffd_server import Served
@@ -98,11 +98,14 @@ def pack_snapshot(
     touched: Annotated[Path, typer.Option(help="What `record` wrote.")],
     out: Output,
     hot_threshold: Annotated[float, typer.Option(help="Share of recordings, in (0, 1].")] = 0.5,
+    dense_pages: Annotated[
+        int, typer.Option(help="Touched pages that get a block of 512 a huge page; 0: none.")
+    ] = DENSE_PAGES,
     as_json: AsJson = False,
 ) -> None:
     """Write a snapshot anew, hot pages apart from cold ones."""
     with SnapshotFile.open(snapshot) as opened:
-        pack(opened.snapshot(), _recordings(touched), out, hot_threshold)
+        pack(opened.snapshot(), _recordings(touched), out, hot_threshold, dense_pages=dense_pages)
     with SnapshotFile.open(out) as made:
         _tell(census(made), as_json)
 

@@ -27,8 +27,18 @@ FUNCTION_NAMES = (
     "fft_spectrum",
 )
 """Functions that are shipped."""
-OTHER_WAYS = ("firecracker-warm", "uffd-remote", "reap", "reap-pool", "faasnap", "pool-map")
-"""Ways to restore besides the paper's and Firecracker's."""
+OTHER_WAYS = (
+    "firecracker-warm",
+    "uffd-remote",
+    "reap",
+    "reap-pool",
+    "faasnap",
+    "pool-map",
+    "aquifer-4k",
+)
+"""Ways to restore besides ours and Firecracker's; the last is ours without huge pages."""
+DENSE_PAGES = 48
+"""Touched pages that make a block of 512 dense: a huge page is cheaper than so many faults."""
 _FORBIDDEN_ROOTS = ("/proc", "/sys", "/dev")
 
 
@@ -123,6 +133,13 @@ class AquiferConfig:
             "help_zh": "热页须在多大比例的记录中被访问,(0, 1]。",
         },
     )
+    dense_pages: int = field(
+        default=DENSE_PAGES,
+        metadata={
+            "help": "Touched pages that get a block of 512 a huge page; 0: none gets one.",
+            "help_zh": "512 页的块中有多少页被访问时改用大页;0 表示不用大页。",
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.function not in FUNCTION_NAMES:
@@ -131,6 +148,8 @@ class AquiferConfig:
             raise ConfigError.of("against", self.against, f"one of {', '.join(OTHER_WAYS)}")
         if not 1 <= self.restores <= 100:
             raise ConfigError.of("restores", self.restores, "in 1-100", "of each way")
+        if not 0 <= self.dense_pages <= 512:
+            raise ConfigError.of("dense_pages", self.dense_pages, "in 0-512", "pages of a block")
         if not 0 < self.hot_threshold <= 1:
             raise ConfigError.of(
                 "hot_threshold", self.hot_threshold, "in (0, 1]", "share of the recordings"

@@ -45,6 +45,7 @@ class FirecrackerImage:
         """Write it as an `.aqs` file, as `pack` does."""
         return pack(
             *(self.snapshot, touched, path, hot_threshold),
+            dense_pages=0,  # its memory is not ours to give huge pages to
             regions=self.regions,
             parent=self.parent,
             vmm="firecracker",

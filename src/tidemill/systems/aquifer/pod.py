@@ -16,7 +16,8 @@ from tidemill.memory import CXL, RDMA, PageServer, RemoteTier
 from tidemill.systems.aquifer.agent import Agent, key_of, lending
 from tidemill.systems.aquifer.aqs.pack import pack
 from tidemill.systems.aquifer.aqs.snapshot_file import SnapshotFile
-from tidemill.systems.aquifer.baselines import Published
+from tidemill.systems.aquifer.baselines import Packed, Published
+from tidemill.systems.aquifer.config import DENSE_PAGES
 from tidemill.systems.aquifer.cxl.cxl_pool import CxlPool
 from tidemill.systems.aquifer.recording import Recording, record
 from tidemill.systems.aquifer.snapshot import Snapshot
@@ -24,7 +25,8 @@ from tidemill.systems.aquifer.workloads import Function
 
 SHARED_MEMORY = Path("/dev/shm")
 _NODE_BYTES = 4 << 30
-_POOL_BYTES = 256 << 20
+_POOL_BYTES = 512 << 20
+_PLAIN = ".4k"
 
 STAND_INS = (
     StandIn(
@@ -59,7 +61,7 @@ class Tenant:
     @property
     def maps(self) -> SnapshotFile:
         """Its packed snapshot."""
-        return self.published.maps
+        return self.published.ours.maps
 
 
 class Pod:
@@ -69,8 +71,8 @@ class Pod:
         ResourceError: the memory node does not start.
     """
 
-    def __init__(self, hot_threshold: float = 0.5) -> None:
-        self._hot_threshold = hot_threshold
+    def __init__(self, hot_threshold: float = 0.5, dense_pages: int = DENSE_PAGES) -> None:
+        self._hot_threshold, self._dense_pages = hot_threshold, dense_pages
         self._stack = ExitStack()
         with contextlib.ExitStack() as undo:
             undo.callback(self._stack.close)
@@ -99,36 +101,36 @@ class Pod:
             snapshot = vm.snapshot()
             answer = vm.invoke(function.measured())
         recordings = record(snapshot, function.recorded())
-        path = self.folder / f"{function.name}.aqs"
         touched = [one.pages.tolist() for one in recordings]
-        maps = SnapshotFile.open(pack(snapshot, touched, path, self._hot_threshold))
-        self._stack.callback(maps.close)
-        self.agent.publish(function.name, maps)
-        return Tenant(function, self._published(function.name, snapshot, maps), recordings, answer)
-
-    def _published(self, name: str, snapshot: Snapshot, maps: SnapshotFile) -> Published:
-        key = key_of(maps.uuid)
-        whole_key = bytes(byte ^ 0xFF for byte in key)
-        cold = self.remote.publish(key, maps.cold)
-        whole = self.remote.publish(whole_key, snapshot.pages)
-        return Published(
-            snapshot=snapshot,
-            maps=maps,
-            borrow=lending(self.pool, name, maps.uuid),
-            remote=(self.remote, cold),
-            whole=(self.remote, whole),
-            folder=self.folder,
-            segment=self.segment,
+        ours = self._publish(function.name, snapshot, touched, self._dense_pages)
+        plain = self._publish(f"{function.name}{_PLAIN}", snapshot, touched, 0)
+        whole = self.remote.publish(_whole(ours.maps), snapshot.pages)
+        published = Published(
+            snapshot, ours, plain, (self.remote, whole), self.folder, self.segment
         )
+        return Tenant(function, published, recordings, answer)
+
+    def _publish(
+        self, name: str, snapshot: Snapshot, touched: list[list[int]], dense_pages: int
+    ) -> Packed:
+        path = self.folder / f"{name}.aqs"
+        pack(snapshot, touched, path, self._hot_threshold, dense_pages=dense_pages)
+        maps = SnapshotFile.open(path)
+        self._stack.callback(maps.close)
+        self.agent.publish(name, maps)
+        cold = self.remote.publish(key_of(maps.uuid), maps.cold)
+        return Packed(maps, lending(self.pool, name, maps.uuid), (self.remote, cold))
 
     def dismiss(self, tenant: Tenant) -> None:
         """Give back what a function takes but its packed snapshot."""
         for path in tenant.published.files.values():
             path.unlink(missing_ok=True)
-        self.pool.revoke(tenant.function.name)
-        key = key_of(tenant.maps.uuid)
-        for one in (key, bytes(byte ^ 0xFF for byte in key)):
-            self.remote.free(one)
+        for name in (tenant.function.name, f"{tenant.function.name}{_PLAIN}"):
+            self.pool.revoke(name)
+        published = tenant.published
+        for maps in (published.ours.maps, published.plain.maps):
+            self.remote.free(key_of(maps.uuid))
+        self.remote.free(_whole(published.ours.maps))
 
     def close(self) -> None:
         """End the memory node and remove all files."""
@@ -141,13 +143,18 @@ class Pod:
         self.close()
 
 
+def _whole(maps: SnapshotFile) -> bytes:
+    """What the extent of all its pages is called."""
+    return bytes(byte ^ 0xFF for byte in key_of(maps.uuid))
+
+
 def in_pod(
     trial: Callable[[Context, Pod], Iterable[Measurement]],
 ) -> Callable[[Context], Iterator[Measurement]]:
     """A trial that gets a pod of its own, with the threshold of the configuration."""
 
     def measure(context: Context) -> Iterator[Measurement]:
-        with Pod(context.config.hot_threshold) as pod:
+        with Pod(context.config.hot_threshold, context.config.dense_pages) as pod:
             yield from trial(context, pod)
 
     return measure

@@ -18,6 +18,7 @@ from tidemill.memory import (
     LinkClock,
     PageSource,
     RemoteExtent,
+    RemoteHold,
     RemoteTier,
     Userfaultfd,
 )
@@ -73,8 +74,10 @@ class Restored:
         *,
         hot_bytes: int = 0,
         handler: FaultHandler | None = None,
+        keeps: object = None,
     ) -> None:
         self.vm = vm
+        self._keeps = keeps
         self._hot_bytes = hot_bytes
         self._handler = handler
         if handler is not None:
@@ -119,6 +122,8 @@ class Supply:
         source: where pages come from that are touched later.
         ranges: (n, 2) first page and pages to watch; the kernel fills the others with zeros.
         zeros: (n, 2) zero pages that will be touched; taken from the kernel beforehand.
+        huge: (n, 2) blocks, not watched, that are to be huge pages.
+        trickles: whether what is never touched comes as well.
         install: is called with the userfaultfd and the memory before the handler starts.
     """
 
@@ -129,15 +134,20 @@ class Supply:
         install: Callable[[Userfaultfd, GuestRegion], int] | None = None,
         *,
         zeros: U64 | None = None,
+        huge: U64 | None = None,
+        trickles: bool = False,
         deadline_s: float = 2.0,
     ) -> None:
         self._source, self._ranges, self._install = source, ranges, install
-        self._zeros, self._deadline_s = zeros, deadline_s
+        self._zeros, self._huge = zeros, huge
+        self._trickles, self._deadline_s = trickles, deadline_s
         self.hot_bytes = 0
         self.handler: FaultHandler | None = None
 
     def __call__(self, region: GuestRegion) -> None:
         """Do it."""
+        if self._huge is not None:
+            paging().populate_huge(region.address, self._huge)
         if self._zeros is not None:
             paging().populate(region.address, self._zeros)  # before faults are watched
         with Userfaultfd() as faults:
@@ -145,10 +155,14 @@ class Supply:
             if self._install is not None:
                 self.hot_bytes = self._install(faults, region)
             memory = [GuestRange(region.address, region.size)]
-            self.handler = FaultHandler(faults, memory, self._source, deadline_s=self._deadline_s)
+            self.handler = FaultHandler(
+                *(faults, memory, self._source),
+                deadline_s=self._deadline_s,
+                trickles=self._trickles,
+            )
 
-    def restore(self, machine: MachineState) -> Restored:
-        """A clone whose memory this supplies."""
+    def restore(self, machine: MachineState, keeps: object = None) -> Restored:
+        """A clone whose memory this supplies; ``keeps`` lives as long as it does."""
         began = time.perf_counter()
         try:
             vm = MicroVM.restore(machine, supply=self)
@@ -156,7 +170,7 @@ class Supply:
             if self.handler is not None:
                 self.handler.close()
             raise
-        return Restored(vm, began, hot_bytes=self.hot_bytes, handler=self.handler)
+        return Restored(vm, began, hot_bytes=self.hot_bytes, handler=self.handler, keeps=keeps)
 
 
 class PooledRestore:
@@ -167,6 +181,8 @@ class PooledRestore:
         borrow: gives the hot pages for the moment of the copy.
         remote: the tier of the cold pages, and where they lie in it.
         link: what lies between this host and the hot pages.
+        hold: keeps the cold pages on their nodes as long as this, or a clone, is there.
+        trickles: whether cold pages come in the background as well; they then take memory here.
         deadline_s: how long a cold page may take before the guest is ended.
     """
 
@@ -177,13 +193,20 @@ class PooledRestore:
         remote: tuple[RemoteTier, RemoteExtent],
         *,
         link: LinkClock | None = None,
+        hold: RemoteHold | None = None,
+        trickles: bool = False,
         deadline_s: float = 2.0,
     ) -> None:
+        self._hold = hold
         self.machine = machine_of(maps)
         self._maps, self._borrow = maps, borrow
         self._link = link or LinkClock(CXL)
-        self._deadline_s = deadline_s
+        self._trickles, self._deadline_s = trickles, deadline_s
         self._zeros = merged(maps.hot_zero.astype(np.int64))
+        is_dense = maps.is_dense
+        self._huge = merged(np.flatnonzero(is_dense))
+        self._runs = maps.classes.hot_runs(~is_dense), maps.classes.hot_runs(is_dense)
+        self._watched = without(maps.regions_to_register, is_dense)
         cold, hot = cold_pages(maps), hot_pages(maps)
         self.source = PageSource(
             maps.guest_pages,
@@ -204,19 +227,31 @@ class PooledRestore:
         """
         supply = Supply(
             self.source,
-            self._maps.regions_to_register,
+            self._watched,
             self._install,
             zeros=self._zeros,
+            huge=self._huge,
+            trickles=self._trickles,
             deadline_s=self._deadline_s,
         )
-        return supply.restore(self.machine)
+        return supply.restore(self.machine, self._hold)
 
     def _install(self, faults: Userfaultfd, region: GuestRegion) -> int:
         with self._borrow() as lease, self._link.transfer(lease.hot.nbytes):
+            watched, dense = self._runs
             # no view of the pages may outlive the lease
-            return faults.install_runs(
-                region.address, self._maps.hot_runs, np.frombuffer(lease.hot, np.uint8)
+            copied = paging().copy_runs(region.address, dense, np.frombuffer(lease.hot, np.uint8))
+            return copied + faults.install_runs(
+                region.address, watched, np.frombuffer(lease.hot, np.uint8)
             )
+
+
+def without(ranges: U64, left_out: NDArray[np.bool_]) -> U64:
+    """Ranges of pages, (n, 2), but for the pages that are left out."""
+    found = np.zeros(left_out.size, bool)
+    for first, count in ranges.tolist():
+        found[first : first + count] = True
+    return merged(np.flatnonzero(found & ~left_out))
 
 
 def machine_of(maps: SnapshotFile) -> MachineState:

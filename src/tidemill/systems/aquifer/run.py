@@ -24,7 +24,7 @@ def run(context: Context) -> Report:
     """
     config: AquiferConfig = context.config
     context.progress.stage(f"boot, record and publish {config.function}")
-    with Pod(config.hot_threshold) as pod:
+    with Pod(config.hot_threshold, config.dense_pages) as pod:
         tenant = pod.admit(function(config.function))
         found, stats = _restore(context, tenant, config)
     return _report(config, tenant, found, stats)

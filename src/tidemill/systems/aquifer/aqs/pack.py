@@ -17,7 +17,13 @@ import numpy as np
 
 from tidemill.errors import ConfigError, InputError, OutOfPool
 from tidemill.systems.aquifer.aqs.cpu_features import features_here
-from tidemill.systems.aquifer.aqs.page_classes import Bools, PageClasses
+from tidemill.systems.aquifer.aqs.page_classes import (
+    BLOCK_PAGES,
+    Bools,
+    PageClasses,
+    dense_blocks,
+    in_blocks,
+)
 from tidemill.systems.aquifer.aqs.snapshot_header import (
     CHUNK_PAGES,
     SECTIONS,
@@ -26,6 +32,7 @@ from tidemill.systems.aquifer.aqs.snapshot_header import (
     check_regions,
     crc32c,
 )
+from tidemill.systems.aquifer.config import DENSE_PAGES
 from tidemill.systems.aquifer.snapshot import PAGE, U8, Snapshot
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -69,6 +76,7 @@ def pack(
     path: str | Path,
     hot_threshold: float = 0.5,
     *,
+    dense_pages: int = DENSE_PAGES,
     regions: tuple[MemoryRegion, ...] | None = None,
     parent: UUID | None = None,
     vmm: str = "tidemill",
@@ -80,6 +88,8 @@ def pack(
         touched: the pages that each recording touched; hot is what most of them did.
         path: the file.
         hot_threshold: share of the recordings that makes a page hot.
+        dense_pages: so many such pages of a block of 512 make all its pages hot, and a restore
+            gives it a huge page; 0 for none.
         regions: where its memory lies for the guest; by default one region from address 0 on.
         parent: the snapshot that this one was taken over, if it was a diff.
         vmm: whose ``state`` it is.
@@ -88,7 +98,15 @@ def pack(
         ConfigError, InputError: as `often_touched`; regions at odds with the memory; no folder.
         OutOfPool: the disk is full; ``path`` is what it was.
     """
-    parts = assemble(snapshot, touched, hot_threshold, regions=regions, parent=parent, vmm=vmm)
+    parts = assemble(
+        snapshot,
+        touched,
+        hot_threshold,
+        dense_pages=dense_pages,
+        regions=regions,
+        parent=parent,
+        vmm=vmm,
+    )
     _write(Path(path), parts)
     return Path(path)
 
@@ -98,6 +116,7 @@ def assemble(
     touched: Sequence[Sequence[int]],
     hot_threshold: float = 0.5,
     *,
+    dense_pages: int = DENSE_PAGES,
     regions: tuple[MemoryRegion, ...] | None = None,
     parent: UUID | None = None,
     vmm: str = "tidemill",
@@ -106,10 +125,14 @@ def assemble(
     guest_pages = snapshot.nonzero.size
     regions = regions or (MemoryRegion(0, guest_pages * PAGE, 0),)
     check_regions(regions, guest_pages * PAGE)
+    if not 0 <= dense_pages <= BLOCK_PAGES:
+        raise ConfigError.of("dense_pages", dense_pages, f"in 0-{BLOCK_PAGES}", "0: no huge pages")
     often = often_touched(touched, guest_pages, hot_threshold)
+    dense = dense_blocks(often, dense_pages)
     nonzero = snapshot.nonzero.astype(bool)
-    classes = PageClasses.of(nonzero, often)
-    is_hot = often[nonzero]
+    is_dense = in_blocks(dense, guest_pages)
+    classes = PageClasses.of(nonzero, often | is_dense)
+    is_hot = (often | is_dense)[nonzero]
     hot, cold = snapshot.pages[is_hot], snapshot.pages[~is_hot]
     settings = {"vmm": vmm, "roots": snapshot.roots, "limits": asdict(snapshot.limits)}
     contents = {
@@ -122,7 +145,8 @@ def assemble(
         "hot_runs": classes.hot_runs().tobytes(),
         "regions_to_register": classes.regions_to_register().tobytes(),
         "checksums": _checksums(classes, hot, cold),
-        "hot_zero": np.flatnonzero(often & ~nonzero).astype("<u4").tobytes(),
+        "hot_zero": np.flatnonzero(often & ~nonzero & ~is_dense).astype("<u4").tobytes(),
+        "dense": dense.astype("<u4").tobytes(),
     }
     counts = guest_pages - len(hot) - len(cold), len(hot), len(cold)
     head = _with_sections(contents, guest_pages, counts, parent)

@@ -20,6 +20,8 @@ RANK_WORDS = 8
 """Words of 64 pages between two entries of the rank directory."""
 GAP_PAGES = 8
 """Intervals of non-zero pages that are at most so far apart are registered as one."""
+BLOCK_PAGES = 512
+"""Pages of a block: what a huge page of the host holds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,11 +84,16 @@ class PageClasses:
         """(guest_pages,) whether each page is not zero, and whether it is hot."""
         return _unpacked(self.nonzero, self.guest_pages), _unpacked(self.hot, self.guest_pages)
 
-    def hot_runs(self) -> U64:
-        """(n, 3) first guest page, pages and first hot slot of each longest run of hot pages."""
-        runs = _runs(self.truths()[1])
-        slots = np.concatenate(([0], np.cumsum(runs[:, 1])[:-1])) if len(runs) else np.empty(0)
-        return np.column_stack((runs, slots.astype(np.uint64)))
+    def hot_runs(self, among: Bools | None = None) -> U64:
+        """(n, 3) first guest page, pages and first hot slot of each longest run of hot pages.
+
+        Args:
+            among: (guest_pages,) leave out the others.
+        """
+        hot = self.truths()[1]
+        slots = np.cumsum(hot) - hot
+        runs = _runs(hot if among is None else hot & among)
+        return np.column_stack((runs, slots[runs[:, 0].astype(np.int64)].astype(np.uint64)))
 
     def regions_to_register(self, gap: int = GAP_PAGES) -> U64:
         """(m, 2) first guest page and pages of non-zero intervals, those near each other merged."""
@@ -111,6 +118,20 @@ class PageClasses:
         before = sum(int(w).bit_count() for w in bitmap[block * RANK_WORDS : word].tolist())
         below = int(bitmap[word]) & ((1 << page % 64) - 1)
         return int(self.rank[which, block]) + before + below.bit_count()
+
+
+def dense_blocks(often: Bools, least: int) -> U32:
+    """The blocks of which at least ``least`` pages are often touched; none if that is 0."""
+    blocks = often[: often.size // BLOCK_PAGES * BLOCK_PAGES].reshape(-1, BLOCK_PAGES)
+    dense = blocks.sum(axis=1) >= least if least else np.zeros(len(blocks), bool)
+    return np.flatnonzero(dense).astype(np.uint32)
+
+
+def in_blocks(blocks: U32, guest_pages: int) -> Bools:
+    """(guest_pages,) whether a page lies in one of these blocks."""
+    found = np.zeros(guest_pages, bool)
+    found[: guest_pages // BLOCK_PAGES * BLOCK_PAGES].reshape(-1, BLOCK_PAGES)[blocks] = True
+    return found
 
 
 def rank_directory(nonzero: U64, hot: U64) -> U32:

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from tidemill.errors import ConfigError, InputError
 from tidemill.systems.aquifer.aqs.page_classes import (
+    BLOCK_PAGES,
+    Bools,
     PageClass,
     PageClasses,
+    in_blocks,
     rank_directory,
     words_of,
 )
@@ -58,7 +61,10 @@ class SnapshotFile:
         )
         chunks = -(-head.cold // CHUNK_PAGES)
         self._checksums = self._array("checksums", "<u4", len(self.hot_runs) + chunks)
-        self.hot_zero = self._hot_zero()
+        self.hot_zero = self._ascending("hot_zero", head.guest_pages)
+        self.dense = self._ascending("dense", head.guest_pages // BLOCK_PAGES)
+        if (self.is_dense & self.classes.truths()[0] & ~self.classes.truths()[1]).any():
+            raise corrupt(name, "a dense block with cold pages", "hot pages and zero pages")
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = True) -> SnapshotFile:
@@ -96,6 +102,11 @@ class SnapshotFile:
     uuid = property(lambda self: self.header.uuid, doc="Made anew by each `pack`.")
     parent = property(lambda self: self.header.parent, doc="The uuid that a diff was taken over.")
     cpu_features = property(lambda self: self.header.cpu_features, doc="See `cpu_features`.")
+
+    @property
+    def is_dense(self) -> Bools:
+        """(guest_pages,) whether a page lies in a block that a restore gives a huge page."""
+        return in_blocks(self.dense, self.guest_pages)
 
     @property
     def hot(self) -> memoryview:
@@ -250,11 +261,11 @@ class SnapshotFile:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise corrupt(self.name, "settings that cannot be read", "JSON") from error
 
-    def _hot_zero(self) -> NDArray[np.uint32]:
-        hint = self._array("hot_zero", "<u4", len(self._section("hot_zero")) // 4)
-        if hint.size and (int(hint.max()) >= self.guest_pages or (np.diff(hint) <= 0).any()):
-            raise corrupt(self.name, "a list of zero pages out of order or range", "guest pages")
-        return hint
+    def _ascending(self, name: str, end: int) -> NDArray[np.uint32]:
+        found = self._array(name, "<u4", len(self._section(name)) // 4)
+        if found.size and (int(found.max()) >= end or (np.diff(found.astype(int)) <= 0).any()):
+            raise corrupt(self.name, f"section {name} out of order or range", f"below {end}")
+        return found
 
 
 def census(opened: SnapshotFile) -> dict[str, object]:
@@ -276,6 +287,7 @@ def census(opened: SnapshotFile) -> dict[str, object]:
         "longest_hot_run_pages": int(lengths.max()) if lengths.size else 0,
         "regions_to_register": len(opened.regions_to_register),
         "hot_zero_pages": int(opened.hot_zero.size),
+        "dense_blocks": int(opened.dense.size),
         "metadata_bytes": head.hot_offset,
         "cxl_bytes": head.cold_offset,
         "rdma_bytes": head.cold * PAGE,

@@ -1,10 +1,10 @@
-r"""The `.aqs` snapshot, version 1: a header, ten sections, the hot pages, the cold pages.
+r"""The `.aqs` snapshot, version 1: a header, eleven sections, the hot pages, the cold pages.
 
     0     4   magic "AQS1"                       88   8   first byte of the hot extent
     4     2   version, 1                         96   8   first byte of the cold extent
     6     2   architecture, 1: x86-64            104  8   bytes of the file
-    8     4   bytes of a page, 4096              112  .. 10 x {offset, bytes: u64, CRC32C: u32, 0}
-    12    4   sections, 10                       4092 4   CRC32C of bytes 0-4091
+    8     4   bytes of a page, 4096              112  .. 11 x {offset, bytes: u64, CRC32C: u32, 0}
+    12    4   sections, 11                       4092 4   CRC32C of bytes 0-4091
     16    32  pages of the guest, zero, hot, cold
     48    8   processor features (`cpu_features`)
     56    32  uuid, uuid of the parent or zeros
@@ -34,7 +34,7 @@ CHUNK_PAGES = 16
 """Cold pages that have one checksum and are read at once."""
 SECTIONS = (
     *("vmstate", "settings", "layout", "nonzero", "hot", "rank", "hot_runs"),
-    *("regions_to_register", "checksums", "hot_zero"),
+    *("regions_to_register", "checksums", "hot_zero", "dense"),
 )
 HEAD = struct.Struct("<4sHHII4QQ16s16s3Q")
 ENTRY = struct.Struct("<QQI4x")

@@ -19,9 +19,21 @@ constexpr uint64_t kWorthUnmapping = 64 * 1024;
 uint8_t* map(uint64_t size, int flags, int fd, uint64_t offset) {
   if (size < kLeastMemory || size > kMostMemory || size % kLargePage != 0)
     throw std::invalid_argument("guest memory must be 8 MiB to 3 GiB in steps of 2 MiB");
-  void* at = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, fd,
-                    static_cast<off_t>(offset));
-  if (at == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "mmap");
+  // From a large page on, so that a large page of the guest can be one of the host.
+  void* room = ::mmap(nullptr, size + kLargePage, PROT_NONE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (room == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "mmap");
+  auto* first = static_cast<uint8_t*>(room);
+  const uint64_t before = (kLargePage - reinterpret_cast<uint64_t>(room) % kLargePage) % kLargePage;
+  if (before != 0) ::munmap(first, before);
+  ::munmap(first + before + size, kLargePage - before);
+  void* at = ::mmap(first + before, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED | MAP_NORESERVE,
+                    fd, static_cast<off_t>(offset));
+  if (at == MAP_FAILED) {
+    const int error = errno;
+    ::munmap(first + before, size);
+    throw std::system_error(error, std::generic_category(), "mmap");
+  }
   ::madvise(at, size, MADV_DONTFORK);    // KVM refuses the memory of another process anyway
   ::madvise(at, size, MADV_NOHUGEPAGE);  // else 4 KiB touched make 2 MiB of a snapshot
   return static_cast<uint8_t*>(at);
