@@ -96,7 +96,7 @@ def counting(
     context = settings.pop("context", CONTEXT)
     most = settings.pop("max_queue", None)
     spec = EngineSpec(step, context=context, max_queue=most, **limits)
-    config = ServerConfig(port=0, **{"grace_s": 5.0, **settings})
+    config = ServerConfig(port=0, **{"grace_s": 20.0, **settings})
     words: Any = Words()
     model = ServedModel(NAME, words, ChatTemplate(TEMPLATE), context)
     if in_process:

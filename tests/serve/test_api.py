@@ -262,7 +262,7 @@ def test_keys_are_asked_for(model: Model) -> None:
 
 
 def test_a_server_that_stops_lets_texts_end(model: Model) -> None:
-    with serving(model) as (address, _):
+    with serving(model, grace_s=60.0) as (address, core):
         body = {"model": NAME, "prompt": "a", "max_tokens": 40, "ignore_eos": True}
         answers: list[httpx.Response] = []
         call = threading.Thread(
@@ -271,7 +271,7 @@ def test_a_server_that_stops_lets_texts_end(model: Model) -> None:
             )
         )
         call.start()
-        threading.Event().wait(0.3)
+        wait_for(lambda: core.scheduler.busy)
     call.join()
     assert answers[0].status_code == 200
     assert json.loads(answers[0].content)["usage"]["completion_tokens"] == 40

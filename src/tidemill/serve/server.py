@@ -185,11 +185,12 @@ def run_server(
     server = Server(app, config, on_ready)
     try:
         server.run()
-    except SystemExit as error:  # uvicorn has said why
-        raise ResourceError(
-            f"host {config.host}, port {config.port} — cannot be listened on; choose another."
-        ) from error
-    finally:
-        failure = server.engines.failure if server.started else None
+    except SystemExit as error:
+        if not server.started:  # uvicorn has said why
+            raise ResourceError(
+                f"host {config.host}, port {config.port} — cannot be listened on; choose another."
+            ) from error
+        # else a handler of SIGTERM that is not ours, as Ray's, which ran when all was over
+    failure = server.engines.failure if server.started else None
     if failure is not None:
         raise failure
