@@ -1,4 +1,4 @@
-.PHONY: install run test lint bench docs clean
+.PHONY: install run test lint bench docs fuzz clean
 PYTEST_ARGS ?=
 
 install:
@@ -20,6 +20,9 @@ bench: install
 
 docs: install
 	.venv/bin/python scripts/docs.py $(ARGS)
+
+fuzz: install
+	.venv/bin/python scripts/fuzz_serve.py $(ARGS)
 
 clean:
 	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis

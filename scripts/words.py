@@ -14,6 +14,10 @@ COLON = Text(": ", ":")
 SAID_BY_PAPER = Text(" (paper: {})", "(论文:{})")
 COUNTED = Text("{holding} of {total}", "{total} 条中 {holding} 条")
 FOLDERS = {
+    "deploy": Text(
+        "for whoever runs the model server: a systemd unit, a Grafana dashboard",
+        "供运行模型服务器者使用:systemd 单元与 Grafana 仪表盘",
+    ),
     "docs": Text(
         "tutorial, how-to, reference, one page per system, the stored measurements",
         "教程、操作指南、参考、每个系统一页、存储的测量结果",

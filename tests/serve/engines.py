@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterable
 
 from tidemill.models.generation import FinishReason
 from tidemill.models.sampling import SamplingParams
 from tidemill.serve.block_pool import BlockPool
 from tidemill.serve.scheduler import Scheduler
-from tidemill.serve.types import Output, Request, Sampled, StepPlan, StepResult
+from tidemill.serve.types import PENDING, Output, Request, Sampled, StepPlan, StepResult
 
 
 def next_token(tokens: Iterable[int]) -> int:
@@ -40,6 +41,7 @@ class CheckedExecutor:
         self.cells: dict[tuple[int, int], int] = {}
         self.steps = 0
         self.computed = 0
+        self._last: dict[str, int] = {}
 
     def run(self, plan: StepPlan) -> StepResult:
         self.steps += 1
@@ -51,18 +53,23 @@ class CheckedExecutor:
             touched = set(part.blocks[first : last + 1])
             assert not touched & written, "two requests write to one block in one step"
             written |= touched
-            for position, token in zip(itertools.count(part.start), part.ids):
+            last = self._last.get(part.request.id, -7)  # whoever has none ended with an error
+            ids = (last,) if part.ids == (PENDING,) else part.ids
+            assert PENDING not in ids, "a token that nobody drew"
+            for position, token in zip(itertools.count(part.start), ids):
                 self.cells[self.cell(part.blocks, position)] = token
             self.computed += len(part.ids)
-        sampled = {
-            part.request.id: Sampled(next_token(self.read(part.blocks, part.start + len(part.ids))))
+        drawn = {
+            part.request.id: next_token(self.read(part.blocks, part.start + len(part.ids)))
             for part in plan.parts
             if part.samples
         }
-        return StepResult(sampled)
+        self._last |= drawn
+        return StepResult({name: Sampled(token) for name, token in drawn.items()})
 
     def read(self, blocks: tuple[int, ...], length: int) -> list[int]:
-        return [self.cells[self.cell(blocks, position)] for position in range(length)]
+        """What the blocks hold; what was never written makes the next token a wrong one."""
+        return [self.cells.get(self.cell(blocks, position), -7) for position in range(length)]
 
     def cell(self, blocks: tuple[int, ...], position: int) -> tuple[int, int]:
         return blocks[position // self.block_tokens], position % self.block_tokens
@@ -83,6 +90,42 @@ class Texts:
             if output.finish_reason is not None:
                 self.reasons[output.request_id] = output.finish_reason
                 self.errors[output.request_id] = output.error
+
+
+class Piped:
+    """Plans under way: the next are made before the first is computed."""
+
+    def __init__(self, scheduler: Scheduler, executor: CheckedExecutor, depth: int) -> None:
+        self._scheduler, self._executor, self._depth = scheduler, executor, depth
+        self._under_way: deque[StepPlan] = deque()
+
+    def step(self, texts: Texts, now: float, fails: bool = False) -> set[str]:
+        """Plan, and compute the first under way when there is no room for more.
+
+        ``fails``: it fails instead; the requests that this ends.
+        """
+        plan = self._scheduler.schedule(now)
+        if plan.parts:
+            self._under_way.append(plan)
+        texts.take(self._scheduler.take_outputs())
+        ended: set[str] = set()
+        if self._under_way and (len(self._under_way) == self._depth or not plan.parts):
+            first = self._under_way.popleft()
+            if fails:
+                ended = {part.request.id for part in first.parts}
+                texts.take(self._scheduler.fail(first, "planted", now))
+            else:
+                result = self._executor.run(first)
+                texts.take(self._scheduler.commit(first, result, now))
+        self._scheduler.check()
+        return ended
+
+    def drain(self, texts: Texts, limit: int = 10_000) -> None:
+        for now in range(limit):
+            if not self._scheduler.busy:
+                return
+            self.step(texts, float(now))
+        raise AssertionError(f"not done after {limit} steps")
 
 
 def step(

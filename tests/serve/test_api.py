@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,19 +12,19 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-import uvicorn
+from api_server import TEMPLATE, running, wait_for
 from test_engine import PROMPTS
 
 from tidemill.models import ChatTemplate, NativeDecoder, SamplingParams, generate, open_model
 from tidemill.models.model_file import ModelFile
+from tidemill.serve.api_keys import ApiKey
 from tidemill.serve.engine import EngineCore
-from tidemill.serve.server import ServerConfig, make_app, make_core
+from tidemill.serve.links import launch_thread
+from tidemill.serve.messages import EngineSpec
+from tidemill.serve.model_engine import make_core
+from tidemill.serve.server import NO_RESTARTS, ServedModel, ServerConfig
 
 NAME = "gemma-3-270m"
-TEMPLATE = (
-    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:{% endif %}"
-)
 Model = tuple[ModelFile, NativeDecoder]
 
 
@@ -36,32 +35,15 @@ def model(model_path: Callable[[str], Path]) -> Iterator[Model]:
 
 
 @contextmanager
-def serving(model: Model, **settings: object) -> Iterator[tuple[str, EngineCore]]:
-    config = ServerConfig(max_num_seqs=4, grace_s=5.0, **settings)  # pyright: ignore[reportArgumentType]
+def serving(
+    model: Model, max_queue: int | None = None, **settings: object
+) -> Iterator[tuple[str, EngineCore]]:
+    config = ServerConfig(port=0, restarts=NO_RESTARTS, **{"grace_s": 5.0, **settings})  # pyright: ignore[reportArgumentType]
     file, decoder = model
-    core = make_core(decoder, file, config)
-    app = make_app(core, NAME, ChatTemplate(TEMPLATE), config)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=asyncio.run, args=(server.serve([listener]),))
-        thread.start()
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        try:
-            wait_for(lambda: server.started)
-            yield address, core
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-def wait_for(condition: Callable[[], bool], most_s: float = 60.0) -> None:
-    event = threading.Event()
-    for _ in range(int(most_s / 0.02)):
-        if condition():
-            return
-        event.wait(0.02)
-    raise AssertionError("waited in vain")
+    core = make_core(decoder, file, EngineSpec(NAME, max_num_seqs=4, max_queue=max_queue))
+    served = ServedModel(NAME, file.tokenizer, ChatTemplate(TEMPLATE), decoder.context)
+    with running(served, [launch_thread(core)], config) as found:
+        yield found.address, core
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +226,7 @@ def test_metrics_count_what_was_served(model: Model) -> None:
         body = {"model": NAME, "prompt": "a b c", "max_tokens": 7, "ignore_eos": True}
         usage = httpx.post(f"{address}/v1/completions", json=body, timeout=60).json()["usage"]
         text = httpx.get(f"{address}/metrics").text
-    label = f'{{model_name="{NAME}"}}'
+    label = f'{{engine="0",model_name="{NAME}"}}'
     assert f"tidemill:generation_tokens_total{label} 7.0" in text
     assert f"tidemill:prompt_tokens_total{label} {float(usage['prompt_tokens'])}" in text
     assert f"tidemill:inter_token_latency_seconds_count{label} 6.0" in text
@@ -270,7 +252,7 @@ def test_a_flood_is_told_to_come_back(model: Model) -> None:
 
 
 def test_keys_are_asked_for(model: Model) -> None:
-    with serving(model, api_keys=("secret",)) as (address, _):
+    with serving(model, api_keys=(ApiKey("secret"),)) as (address, _):
         assert httpx.get(f"{address}/health").status_code == 200
         assert httpx.get(f"{address}/v1/models").status_code == 401
         wrong = {"Authorization": "Bearer secreT"}

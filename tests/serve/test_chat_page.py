@@ -12,6 +12,7 @@ from test_api import NAME, Model, serving
 from tests.browser import Window, chromium, serious, started
 
 from tidemill.models import NativeDecoder, open_model
+from tidemill.serve.api_keys import ApiKey
 
 pytestmark = [
     pytest.mark.browser,
@@ -77,7 +78,7 @@ def test_a_refusal_is_shown_and_the_question_taken_back(page: Page) -> None:
 
 
 def test_the_page_takes_nothing_from_elsewhere_and_needs_no_key(model: Model) -> None:
-    with serving(model, api_keys=("secret",)) as (address, _):
+    with serving(model, api_keys=(ApiKey("secret"),)) as (address, _):
         answer = httpx.get(address)
         assert answer.status_code == 200
         assert "default-src 'self'" in answer.headers["Content-Security-Policy"]

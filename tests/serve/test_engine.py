@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.errors import InputError
+from tidemill.errors import ConfigError, InputError
 from tidemill.models import NativeDecoder, SamplingParams, Tokenizer, generate, open_model
 from tidemill.models.generation import FinishReason
 from tidemill.serve.block_pool import BlockPool
 from tidemill.serve.decoder_executor import DecoderExecutor
-from tidemill.serve.engine import Delta, EngineCore, EngineStopped, EngineThread
+from tidemill.serve.engine import EngineCore
+from tidemill.serve.engine_thread import EngineThread
+from tidemill.serve.executor import Executor, Pipeline, Threaded
+from tidemill.serve.messages import Abort, Add, Batch, Close, Delta, Refusal
 from tidemill.serve.scheduler import Scheduler, SchedulerConfig
 from tidemill.serve.types import Request, StepPlan, StepResult
 
@@ -60,11 +63,15 @@ class Collected:
         return self.deltas[-1]
 
 
-def core_of(model: tuple[NativeDecoder, Tokenizer], blocks: int = 64) -> EngineCore:
+def core_of(
+    model: tuple[NativeDecoder, Tokenizer],
+    blocks: int = 64,
+    executor: Executor | Pipeline | None = None,
+) -> EngineCore:
     decoder, tokenizer = model
     config = SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=32, max_model_len=256)
     scheduler = Scheduler(config, BlockPool(blocks))
-    return EngineCore(scheduler, DecoderExecutor(decoder), tokenizer)
+    return EngineCore(scheduler, executor or DecoderExecutor(decoder), tokenizer)
 
 
 def alone(model: tuple[NativeDecoder, Tokenizer], prompt: str, params: SamplingParams) -> list[int]:
@@ -80,19 +87,21 @@ def asked(model: tuple[NativeDecoder, Tokenizer], name: str, params: SamplingPar
     return Request(name, ids, params, tokenizer.eos_ids)
 
 
-@pytest.mark.parametrize("blocks", [64, 6])
+@pytest.mark.parametrize(("blocks", "depth"), [(64, 1), (6, 1), (6, 2)])
 def test_texts_served_together_equal_texts_made_alone(
-    model: tuple[NativeDecoder, Tokenizer], blocks: int
+    model: tuple[NativeDecoder, Tokenizer], blocks: int, depth: int
 ) -> None:
-    core = core_of(model, blocks)
-    greedy = SamplingParams(temperature=0, max_tokens=40)
-    drawn = SamplingParams(temperature=0.8, top_p=0.9, seed=7, max_tokens=40)
+    pipeline = Threaded(DecoderExecutor(model[0]), depth)
+    core = core_of(model, blocks, pipeline)
+    greedy = SamplingParams(temperature=0, max_tokens=30)
+    drawn = SamplingParams(temperature=0.8, top_p=0.9, seed=7, max_tokens=30)
     params = [greedy, drawn, greedy, drawn, greedy]
     texts = [Collected() for _ in PROMPTS]
     for index, text in enumerate(texts):
         core.add(asked(model, str(index), params[index]), text)
     while core.scheduler.busy:
         core.step()
+    pipeline.close()
     assert (core.scheduler.preemptions > 0) == (blocks == 6)
     for text, prompt, settings in zip(texts, PROMPTS, params, strict=True):
         assert text.ids == alone(model, prompt, settings)
@@ -147,8 +156,8 @@ def test_a_failing_step_answers_its_requests_and_serves_on(
                 raise InputError("planted")
             return super().run(plan)
 
-    core, first, second = core_of(model), Collected(), Collected()
-    core.executor = executor = Failing(model[0])
+    executor = Failing(model[0])
+    core, first, second = core_of(model, executor=executor), Collected(), Collected()
     params = SamplingParams(temperature=0, max_tokens=4)
     core.add(asked(model, "0", params), first)
     core.step()
@@ -161,27 +170,96 @@ def test_a_failing_step_answers_its_requests_and_serves_on(
     assert "planted" in caplog.text
 
 
+class Told:
+    """What a thread told, by request."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, Collected] = {}
+        self.answers: dict[str, Refusal | None] = {}
+        self.ended = threading.Event()
+        self.error: Exception | None = None
+
+    def batch(self, batch: Batch) -> None:
+        assert not self.answers.keys() & batch.answers.keys(), "answered twice"
+        self.answers |= batch.answers
+        for name, delta in batch.deltas.items():
+            assert name in self.answers, "a text before its answer"
+            self.texts.setdefault(name, Collected())(delta)
+
+    def end(self, error: Exception | None) -> None:
+        self.error = error
+        self.ended.set()
+
+
 def test_a_thread_serves_aborts_and_drains(model: tuple[NativeDecoder, Tokenizer]) -> None:
-    thread = EngineThread(core_of(model))
-    texts = {str(index): Collected() for index in range(4)}
-    params = SamplingParams(temperature=0, max_tokens=100, ignore_eos=True)
-    for name, text in texts.items():
-        request = asked(model, name, params)
-        thread.call(lambda request=request, text=text: thread.core.add(request, text))
-    thread.call(lambda: thread.core.abort("2"))
-    thread.close(grace_s=60)
-    assert all(text.done.is_set() for text in texts.values())
-    reasons = [text.last.finish_reason for text in texts.values()]
-    assert reasons.count(FinishReason.LENGTH) == 3
-    assert texts["2"].last.finish_reason is FinishReason.ABORT
-    with pytest.raises(EngineStopped):
-        thread.call(lambda: None)
+    told = Told()
+    thread = EngineThread(core_of(model), told.batch, told.end)
+    params = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
+    for name in "0123":
+        thread.send(Add(asked(model, name, params)))
+    thread.send(Abort("2"))
+    thread.send(Close(60))
+    thread.send(Add(asked(model, "4", params)))
+    assert told.ended.wait(60)
+    assert told.error is None
+    refused = told.answers["4"]
+    assert refused is not None
+    assert "is shutting down" in refused.text
+    reasons = {name: text.last.finish_reason for name, text in told.texts.items()}
+    assert reasons.pop("2") is FinishReason.ABORT
+    assert reasons == dict.fromkeys("013", FinishReason.LENGTH)
+    for name in "013":
+        assert told.texts[name].ids == alone(model, PROMPTS[int(name)], params)
 
 
 def test_closing_without_grace_aborts_what_runs(model: tuple[NativeDecoder, Tokenizer]) -> None:
-    thread, text = EngineThread(core_of(model)), Collected()
+    told = Told()
+    thread = EngineThread(core_of(model), told.batch, told.end)
     params = SamplingParams(temperature=0, max_tokens=250, ignore_eos=True)
-    request = asked(model, "0", params)
-    thread.call(lambda: thread.core.add(request, text))
+    thread.send(Add(asked(model, "0", params)))
     thread.close()
-    assert text.last.finish_reason is FinishReason.ABORT
+    assert told.texts["0"].last.finish_reason is FinishReason.ABORT
+
+
+def test_a_thread_that_fails_says_so(
+    model: tuple[NativeDecoder, Tokenizer], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Scheduler):
+        def schedule(self, now: float) -> StepPlan:
+            raise AssertionError("planted")
+
+    core, told = core_of(model), Told()
+    core.scheduler = Broken(core.scheduler.config, core.scheduler.pool)
+    EngineThread(core, told.batch, told.end).send(Abort("nobody"))
+    assert told.ended.wait(10)
+    assert isinstance(told.error, AssertionError)
+    assert "planted" in caplog.text
+
+
+class Held:
+    """An executor whose steps end when they are let go."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Semaphore(0)
+        self.plans: list[int] = []
+
+    def run(self, plan: StepPlan) -> StepResult:
+        self.gate.acquire()
+        self.plans.append(plan.number)
+        return StepResult({})
+
+
+def test_a_pipeline_does_plans_in_order_and_says_when_they_are_done() -> None:
+    held = Held()
+    pipeline = Threaded(held)
+    tickets = [pipeline.submit(StepPlan(number, ())) for number in range(3)]
+    assert not pipeline.poll(tickets[0])
+    held.gate.release()
+    assert pipeline.wait(tickets[0]) == StepResult({})
+    assert pipeline.poll(tickets[0])
+    assert not pipeline.poll(tickets[1])
+    held.gate.release(2)
+    pipeline.close()
+    assert held.plans == [0, 1, 2]
+    with pytest.raises(ConfigError, match="depth=0"):
+        Threaded(held, 0)

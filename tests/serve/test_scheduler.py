@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from engines import CheckedExecutor, Texts, drain, expected, request, step
+from engines import CheckedExecutor, Piped, Texts, drain, expected, request, step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +16,7 @@ from tidemill.serve.cost import StepShape, shape_of
 from tidemill.serve.measured_steps import MeasuredSteps
 from tidemill.serve.policy import ORDERS, Key, RequestView, View
 from tidemill.serve.scheduler import Policies, QueueFull, Scheduler, SchedulerConfig
-from tidemill.serve.types import Request
+from tidemill.serve.types import PENDING, Request
 
 
 def made(blocks: int = 32, block: int = 4, **config: object) -> tuple[Scheduler, CheckedExecutor]:
@@ -144,6 +144,38 @@ def test_a_pool_that_shrinks_below_a_request_fails_it_and_serves_on() -> None:
     assert "the cache holds 16 tokens now" in str(texts.errors["large"])
 
 
+def test_a_waiting_request_that_the_pool_can_no_longer_hold_holds_up_nobody() -> None:
+    """It stood first in the queue for ever, and everybody behind it with it."""
+    scheduler, executor = made(max_num_seqs=1)
+    texts = Texts()
+    scheduler.add(request("runs", range(4), 6), 0.0)
+    step(scheduler, executor, texts)
+    for name, length in (("large", 40), ("small", 4)):
+        scheduler.add(request(name, range(length), 4), 0.0)
+    scheduler.pool.set_capacity(4)
+    drain(scheduler, executor, texts, 100)
+    assert texts.reasons.pop("large") is FinishReason.ERROR
+    assert texts.reasons == {"runs": FinishReason.LENGTH, "small": FinishReason.LENGTH}
+
+
+def test_a_step_is_planned_on_what_the_one_under_way_will_draw() -> None:
+    scheduler, executor = made()
+    item = request("a", range(8), 4)
+    scheduler.add(item, 0.0)
+    first, second = scheduler.schedule(0.0), scheduler.schedule(0.0)
+    assert (second.parts[0].ids, second.parts[0].start) == ((PENDING,), 8)
+    texts = Texts()
+    texts.take(scheduler.commit(first, executor.run(first), 0.0))
+    third, fourth = scheduler.schedule(0.0), scheduler.schedule(0.0)
+    assert third.parts[0].outputs == 2
+    assert fourth.parts[0].outputs == 3
+    assert not scheduler.schedule(0.0).parts  # there will be no fifth token
+    for plan in (second, third, fourth):
+        texts.take(scheduler.commit(plan, executor.run(plan), 0.0))
+    assert (texts.ids["a"], texts.reasons["a"]) == expected(item, 256)
+    assert scheduler.pool.held == 0
+
+
 def test_a_step_is_cut_to_the_time_it_may_take() -> None:
     cost = MeasuredSteps(((1, 0.001), (1000, 1.0)))
     config = SchedulerConfig(
@@ -216,7 +248,10 @@ def test_the_longest_cached_prefix_goes_first() -> None:
 @settings(max_examples=20)
 @given(st.integers(0, 2**32), st.sampled_from(sorted(ORDERS)), st.booleans())
 def test_texts_do_not_depend_on_what_else_is_served(seed: int, order: str, caching: bool) -> None:
-    """Random arrivals, aborts, failures, shrinking and growing pools: some 10⁵ steps in all."""
+    """Random arrivals, aborts, failures, shrinking and growing pools: some 10⁵ steps in all.
+
+    Up to three plans are under way at once.
+    """
     draw = random.Random(seed)
     block = draw.choice([1, 2, 4, 8])
     pool = BlockPool(-(-96 // block), block)
@@ -228,19 +263,14 @@ def test_texts_do_not_depend_on_what_else_is_served(seed: int, order: str, cachi
         prefix_caching=caching,
     )
     scheduler = Scheduler(config, pool, Policies(ORDERS[order]()))
-    executor, texts = CheckedExecutor(pool), Texts()
+    texts = Texts()
+    piped = Piped(scheduler, CheckedExecutor(pool), draw.choice([1, 1, 2, 3]))
     sent: dict[str, Request] = {}
     disturbed: set[str] = set()
     for now in range(5_000):
         _disturb(draw, scheduler, sent, disturbed)
-        if draw.random() < 0.001:
-            plan = scheduler.schedule(now)
-            disturbed |= {part.request.id for part in plan.parts}
-            if plan.parts:
-                texts.take(scheduler.fail(plan, "planted", now))
-        else:
-            step(scheduler, executor, texts, now)
-    drain(scheduler, executor, texts)
+        disturbed |= piped.step(texts, now, fails=draw.random() < 0.001)
+    piped.drain(texts)
     assert pool.held == 0
     assert texts.reasons.keys() == sent.keys()
     for name, item in sent.items():

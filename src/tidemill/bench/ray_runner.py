@@ -46,8 +46,8 @@ def run_trials(
         MissingCapability: Ray is not installed, or there is none at `Terms.ray`.
         ResourceError: A node or worker died twice under the same trial; the others are through.
     """
-    ray = _ray()
-    with _connected(ray, terms.ray):
+    ray = import_ray()
+    with connected(ray, terms.ray):
         size = int(min(node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["Alive"]))
         task = ray.remote(num_cpus=size, max_retries=1, scheduling_strategy="SPREAD")(_measure)
         post: Any = importlib.import_module("ray.util.queue").Queue(actor_options={"num_cpus": 0})
@@ -79,7 +79,12 @@ def run_trials(
             )
 
 
-def _ray() -> Any:
+def import_ray() -> Any:
+    """Ray.
+
+    Raises:
+        MissingCapability: it is not installed.
+    """
     try:
         return importlib.import_module("ray")
     except ImportError as error:
@@ -90,8 +95,12 @@ def _ray() -> Any:
 
 
 @contextlib.contextmanager
-def _connected(ray: Any, address: str) -> Generator[None]:
-    """Connect for the session, unless the caller already is."""
+def connected(ray: Any, address: str) -> Generator[None]:
+    """Connect for the session, unless the caller already is.
+
+    Raises:
+        MissingCapability: there is no Ray at ``address``.
+    """
     if ray.is_initialized():
         yield
         return

@@ -25,6 +25,7 @@ from tidemill.cli.language_model import (
 
 if TYPE_CHECKING:
     from tidemill.models.chat_template import ChatTemplate
+    from tidemill.models.model_file import ModelFile
     from tidemill.models.sampling import SamplingParams
 
 _HELP = "/clear begins anew, /exit or Ctrl-D leaves, Ctrl-C stops an answer."
@@ -55,7 +56,7 @@ def chat(  # noqa: PLR0913 - one parameter per option
 
     params = SamplingParams(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
     with opened(model, DecoderOptions(threads, context, weights, kv), quiet=False) as ready:
-        conversation = _Conversation(ready, params, system, chat_template(ready, template))
+        conversation = _Conversation(ready, params, system, chat_template(ready.file, template))
         _tell(f"{ready.file.name}, {ready.decoder.threads} threads. {_HELP}")
         while (question := _question()) is not None:
             command = question.strip()
@@ -119,18 +120,18 @@ class _Conversation:
         typer.echo("")
 
 
-def chat_template(ready: Opened, source: str | None) -> ChatTemplate:
+def chat_template(file: ModelFile, source: str | None) -> ChatTemplate:
     """The model's own template, or the one in a file."""
     from tidemill.errors import UnsupportedModel
 
     if source is not None:
-        return ready.file.template(read_text(source))
+        return file.template(read_text(source))
     try:
-        return ready.file.chat_template
+        return file.chat_template
     except UnsupportedModel as error:
         raise UnsupportedModel(
-            f"{ready.file.name} — says nothing of conversations: it is a base model perhaps. Go on "
-            f'from plain text with `tidemill generate {ready.file.name} "…"`, or give a Jinja chat '
+            f"{file.name} — says nothing of conversations: it is a base model perhaps. Go on "
+            f'from plain text with `tidemill generate {file.name} "…"`, or give a Jinja chat '
             "template with --template FILE."
         ) from error
 

@@ -43,8 +43,6 @@ class DecoderOptions:
     context: int | None = None
     weights: str | None = None
     kv: str | None = None
-    sequences: int | None = None
-    """Full contexts that the KV cache holds; by default the decoder's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +55,29 @@ class Opened:
 
 
 @contextmanager
-def opened(model: str, options: DecoderOptions, *, quiet: bool) -> Generator[Opened]:
-    """The model, pulled if need be, with its decoder and tokenizer."""
+def opened_file(model: str, *, quiet: bool) -> Generator[ModelFile]:
+    """The model's file, pulled if need be."""
     from tidemill.models.cli import pull_progress
     from tidemill.models.model_file import open_model
-    from tidemill.models.native_decoder import NativeDecoder, default_context
 
     with (
         pull_progress(f"pulling {model}", shown=not quiet) as report,
         open_model(model, report=report) as file,
     ):
+        yield file
+
+
+@contextmanager
+def opened(model: str, options: DecoderOptions, *, quiet: bool) -> Generator[Opened]:
+    """The model, pulled if need be, with its decoder and tokenizer."""
+    from tidemill.models.native_decoder import NativeDecoder
+
+    with opened_file(model, quiet=quiet) as file:
         tokenizer = file.tokenizer
-        context = default_context(file.config, options.context)
         decoder = NativeDecoder(
             file,
             threads=options.threads,
-            context=context,
-            kv_tokens=options.sequences and options.sequences * context,
+            context=options.context,
             weights=options.weights,
             kv=options.kv,
         )

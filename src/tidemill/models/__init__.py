@@ -7,8 +7,9 @@ Names are imported when they are first used, so that importing this room costs n
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tidemill.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tidemill.models.chat_template import ChatTemplate
@@ -52,14 +53,4 @@ __all__ = [
     "open_model",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import the module that holds ``name``."""
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -11,15 +11,17 @@ Names are imported when they are first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tidemill.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tidemill.serve.block_pool import BlockPool
     from tidemill.serve.clock import MonotonicClock, SimClock
     from tidemill.serve.cost import Roofline, StepShape
     from tidemill.serve.decoder_executor import DecoderExecutor
-    from tidemill.serve.engine import EngineCore, EngineThread
+    from tidemill.serve.engine import EngineCore
+    from tidemill.serve.engine_thread import EngineThread
     from tidemill.serve.events import EventLog
     from tidemill.serve.executor import Executor, SimExecutor
     from tidemill.serve.measured_steps import MeasuredSteps
@@ -31,7 +33,7 @@ _HOMES = {
     "BlockPool": "block_pool",
     "DecoderExecutor": "decoder_executor",
     "EngineCore": "engine",
-    "EngineThread": "engine",
+    "EngineThread": "engine_thread",
     "EventLog": "events",
     "Executor": "executor",
     "MeasuredSteps": "measured_steps",
@@ -67,14 +69,4 @@ __all__ = [
     "simulate",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import the module that holds ``name``."""
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

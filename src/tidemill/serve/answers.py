@@ -11,7 +11,7 @@ from typing import Any
 from tidemill.models.generation import FinishReason
 from tidemill.models.sampling import TokenLogprobs
 from tidemill.models.tokenizer import Tokenizer
-from tidemill.serve.engine import Delta
+from tidemill.serve.messages import Delta
 from tidemill.serve.tool_calls import ToolCall, ToolCallParser
 from tidemill.serve.types import Usage
 
@@ -124,15 +124,17 @@ class Answer:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-def usage_json(usages: Sequence[Usage]) -> Json:
-    """Tokens of all texts of a request; a prompt counts once for all its texts."""
-    prompt = usages[0].prompt_tokens
+def usage_json(usages: Sequence[Usage], choices: int = 1) -> Json:
+    """Tokens of all texts of a request; a prompt counts once for all its ``choices`` texts."""
+    prompt = sum(usage.prompt_tokens for usage in usages[::choices])
     made = sum(usage.completion_tokens for usage in usages)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": made,
         "total_tokens": prompt + made,
-        "prompt_tokens_details": {"cached_tokens": usages[0].cached_tokens},
+        "prompt_tokens_details": {
+            "cached_tokens": sum(usage.cached_tokens for usage in usages[::choices])
+        },
     }
 
 

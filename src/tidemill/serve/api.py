@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
-from tidemill.errors import InputError, ResourceError
+from tidemill.errors import InputError
 from tidemill.models.chat_template import ChatTemplate
-from tidemill.models.generation import FinishReason
 from tidemill.models.sampling import SamplingParams
 from tidemill.models.tokenizer import Tokenizer
-from tidemill.serve.answers import DONE, Answer, Json, error_json, sse, usage_json
+from tidemill.serve.answering import EventStream, close_all, whole_texts
+from tidemill.serve.answers import Answer, Json, usage_json
 from tidemill.serve.api_errors import install_error_handlers
-from tidemill.serve.async_engine import AsyncEngine, TokenStream
+from tidemill.serve.api_keys import Account
+from tidemill.serve.async_engine import EngineState, TokenStream
 from tidemill.serve.chat_page import add_chat_page
-from tidemill.serve.engine import Delta, EngineStopped
+from tidemill.serve.engine_thread import EngineStopped
+from tidemill.serve.gate import ACCOUNT
 from tidemill.serve.grammar import Grammars
 from tidemill.serve.metrics import Metrics
 from tidemill.serve.openai_types import (
@@ -32,6 +34,7 @@ from tidemill.serve.openai_types import (
     Sampling,
     TokenizeBody,
 )
+from tidemill.serve.replicas import Replicas
 from tidemill.serve.tool_calls import forced_call
 from tidemill.serve.types import Request as EngineRequest
 
@@ -48,19 +51,19 @@ class Served:
     context: int
     grammars: Grammars | None = None
     """Made when the first request needs them."""
-    engine: AsyncEngine | None = None
+    engines: Replicas | None = None
     """There while the application runs."""
 
     @property
-    def running(self) -> AsyncEngine:
-        """The engine.
+    def running(self) -> Replicas:
+        """The engines.
 
         Raises:
-            EngineStopped: it does not run.
+            EngineStopped: there are none.
         """
-        if self.engine is None or self.engine.thread.closed:
+        if self.engines is None:
             raise EngineStopped("engine — has stopped; send the request to another server.")
-        return self.engine
+        return self.engines
 
 
 Responses = dict[int | str, dict[str, Any]]
@@ -79,29 +82,43 @@ class Asked:
     grammar: str | None
 
 
-class _Failed(ResourceError):
-    """A request ended with an error before it was answered."""
-
-
 def make_api(
     served: Served, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]
 ) -> FastAPI:
-    """The application; ``lifespan`` sets ``served.engine`` and stops it."""
+    """The application; ``lifespan`` sets ``served.engines`` and stops them."""
     app = FastAPI(
         title="tidemill serve", version="1", docs_url=None, redoc_url=None, lifespan=lifespan
     )
     install_error_handlers(app)
     calls = _Calls(served)
-    bodies: Responses = {400: {}, 404: {}, 429: {}, 503: {}}
+    errors: Responses = {code: {} for code in (400, 401, 404, 413, 429, 500, 503)}
+    texts: Responses = {200: {"content": {"text/event-stream": {}}}, **errors}
     app.add_api_route("/v1/models", calls.models, methods=["GET"])
     app.add_api_route("/v1/models/{name:path}", calls.model, methods=["GET"], responses={404: {}})
-    app.add_api_route("/v1/completions", calls.complete, methods=["POST"], responses=bodies)
-    app.add_api_route("/v1/chat/completions", calls.chat, methods=["POST"], responses=bodies)
-    app.add_api_route("/tokenize", calls.tokenize, methods=["POST"], responses=bodies)
+    app.add_api_route("/v1/completions", calls.complete, methods=["POST"], responses=texts)
+    app.add_api_route("/v1/chat/completions", calls.chat, methods=["POST"], responses=texts)
+    app.add_api_route("/tokenize", calls.tokenize, methods=["POST"], responses=errors)
     app.add_api_route("/health", calls.health, methods=["GET"], responses={503: {}})
-    app.add_api_route("/metrics", calls.metrics, methods=["GET"])
+    app.add_api_route("/metrics", calls.metrics, methods=["GET"], response_class=PlainTextResponse)
+    app.openapi = lambda: _document(app, served)
     add_chat_page(app)
     return app
+
+
+def _document(app: FastAPI, served: Served) -> Json:
+    """The OpenAPI document, which names the model that is served and how long its texts may be."""
+    if app.openapi_schema is None:
+        found: Json = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        named = {"type": "string", "enum": [served.name]}
+        for schema in found["components"]["schemas"].values():
+            fields = schema.get("properties", {})
+            fields |= {"model": named} if "model" in fields else {}
+            for field in fields.keys() & {"max_tokens", "max_completion_tokens"}:
+                fields[field]["anyOf"][0] |= {"maximum": served.context}
+        for parameter in found["paths"]["/v1/models/{name}"]["get"]["parameters"]:
+            parameter["schema"] = named
+        app.openapi_schema = found
+    return app.openapi_schema
 
 
 class _Calls:
@@ -166,14 +183,18 @@ class _Calls:
         return {"count": len(tokens), "max_model_len": self._served.context, "tokens": tokens}
 
     async def health(self) -> Response:
-        """Whether requests are taken."""
-        _ = self._served.running
-        return JSONResponse({"status": "ok"})
+        """Whether requests are taken: 200 if an engine takes them, else 503."""
+        engines = self._served.running
+        good = engines.state is EngineState.READY
+        each = [{"state": one.state, "restarts": one.restarts} for one in engines.engines]
+        body = {"status": "ok" if good else engines.state, "engines": each}
+        return JSONResponse(body, 200 if good else 503, None if good else {"Retry-After": "1"})
 
     async def metrics(self) -> Response:
         """Figures for Prometheus."""
         return PlainTextResponse(
-            self._served.metrics.text(), media_type="text/plain; version=0.0.4"
+            self._served.metrics.text(self._served.running.engines),
+            media_type="text/plain; version=0.0.4",
         )
 
     def _described(self) -> Json:
@@ -217,15 +238,20 @@ class _Calls:
     async def _respond(
         self, answer: Answer, body: Sampling, asked: Sequence[Asked], http: Request
     ) -> Response:
+        account: Account | None = http.scope.get(ACCOUNT)
+        spend = account.spend if account else _uncounted
         streams = await self._submit(answer, body, asked)
+        for item in asked[:: body.n]:
+            spend(len(item.prompt_ids))
         wants = asked[0].params.logprobs is not None
         if body.stream:
             with_usage = body.stream_options is not None and body.stream_options.include_usage
-            events = _events(answer, streams, wants_logprobs=wants, with_usage=with_usage)
-            return StreamingResponse(events, media_type="text/event-stream")
-        texts = await _whole(streams, http)
+            events = EventStream(answer, streams, body.n, wants, with_usage, spend)
+            return StreamingResponse(events.encoded(), media_type="text/event-stream")
+        texts = await whole_texts(streams, http, spend)
         choices = [answer.choice(index, text, wants) for index, text in enumerate(texts)]
-        return JSONResponse(answer.whole(choices, usage_json([text[-1].usage for text in texts])))
+        usage = usage_json([text[-1].usage for text in texts], body.n)
+        return JSONResponse(answer.whole(choices, usage))
 
     async def _submit(
         self, answer: Answer, body: Sampling, asked: Sequence[Asked]
@@ -245,85 +271,13 @@ class _Calls:
                 )
                 streams.append(await served.running.submit(request))
         except BaseException:
-            _close(streams)
+            close_all(streams)
             raise
         return streams
 
 
-async def _whole(streams: Sequence[TokenStream], http: Request) -> list[list[Delta]]:
-    """All texts, unless the client goes away."""
-
-    async def read(stream: TokenStream) -> list[Delta]:
-        return [delta async for delta in stream]
-
-    async def gone() -> None:
-        while not await http.is_disconnected():
-            await asyncio.sleep(0.25)
-
-    reading = asyncio.gather(*(read(stream) for stream in streams))
-    watching = asyncio.create_task(gone())
-    try:
-        await asyncio.wait({reading, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not reading.done():
-            raise _Failed("client — has gone.")
-        texts = reading.result()
-    finally:
-        watching.cancel()
-        reading.cancel()
-        _close(streams)
-    for text in texts:
-        if text[-1].finish_reason in {FinishReason.ERROR, FinishReason.ABORT}:
-            raise _Failed(text[-1].error or "request — was ended by the server; try again.")
-    return texts
-
-
-async def _events(
-    answer: Answer, streams: Sequence[TokenStream], *, wants_logprobs: bool, with_usage: bool
-) -> AsyncGenerator[bytes]:
-    """The events of a stream; whoever stops reading ends the request."""
-    last: dict[int, Delta] = {}
-    try:
-        if answer.chat:
-            for index in range(len(streams)):
-                yield sse(answer.opening(index))
-        async with aclosing(_merged(streams)) as deltas:
-            async for index, delta in deltas:
-                last[index] = delta
-                if delta.finish_reason in {FinishReason.ERROR, FinishReason.ABORT}:
-                    why = delta.error or "the request was ended by the server"
-                    yield sse(error_json(why, "server_error"))
-                    return
-                yield sse(answer.chunk(index, delta, wants_logprobs))
-        if with_usage:
-            yield sse(answer.usage_chunk(usage_json([last[index].usage for index in sorted(last)])))
-        yield DONE
-    finally:
-        _close(streams)
-
-
-async def _merged(streams: Sequence[TokenStream]) -> AsyncGenerator[tuple[int, Delta]]:
-    """What comes of several texts, as it comes."""
-    if len(streams) == 1:
-        async for delta in streams[0]:
-            yield 0, delta
-        return
-    waiting = {asyncio.ensure_future(anext(stream)): index for index, stream in enumerate(streams)}
-    try:
-        while waiting:
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                index, delta = waiting.pop(task), task.result()
-                yield index, delta
-                if delta.finish_reason is None:
-                    waiting[asyncio.ensure_future(anext(streams[index]))] = index
-    finally:
-        for task in waiting:
-            task.cancel()
-
-
-def _close(streams: Sequence[TokenStream]) -> None:
-    for stream in streams:
-        stream.close()
+def _uncounted(tokens: int) -> None:
+    """Nobody limits whoever needs no key."""
 
 
 def _check_ids(prompt: Sequence[int], vocab_size: int) -> None:

@@ -10,9 +10,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from tidemill.errors import OutOfPool, ResourceError, TidemillError
+from tidemill.errors import ResourceError, TidemillError
+from tidemill.serve.answering import Unanswered
 from tidemill.serve.answers import error_json
-from tidemill.serve.engine import EngineStopped
+from tidemill.serve.async_engine import EngineDown
 from tidemill.serve.scheduler import QueueFull
 
 if TYPE_CHECKING:
@@ -47,8 +48,11 @@ async def _refused(_: Request, error: Exception) -> Response:
     if isinstance(error, QueueFull):
         body = error_json(text, "rate_limit_error", code="queue_full")
         return JSONResponse(body, 429, {"Retry-After": str(RETRY_AFTER_S)})
-    if isinstance(error, EngineStopped | OutOfPool | ResourceError):
-        return JSONResponse(error_json(text, "server_error"), 503, {"Retry-After": "5"})
+    if isinstance(error, Unanswered):
+        return JSONResponse(error_json(text, "server_error"), 500)
+    if isinstance(error, ResourceError):
+        later = str(error.retry_after_s if isinstance(error, EngineDown) else 5)
+        return JSONResponse(error_json(text, "server_error"), 503, {"Retry-After": later})
     return JSONResponse(error_json(text, "invalid_request_error"), 400)
 
 

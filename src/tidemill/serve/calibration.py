@@ -55,13 +55,9 @@ class Engine:
         )
         return Scheduler(config, BlockPool(self.decoder.kv_tokens // PAGE_TOKENS, PAGE_TOKENS))
 
-    def core(
-        self, *, max_queue: int, sequences: int | None = None, batched_tokens: int | None = None
-    ) -> EngineCore:
+    def core(self, *, max_queue: int) -> EngineCore:
         """The engine with such a scheduler."""
-        scheduler = self.scheduler(
-            max_queue=max_queue, sequences=sequences, batched_tokens=batched_tokens
-        )
+        scheduler = self.scheduler(max_queue=max_queue)
         return EngineCore(scheduler, DecoderExecutor(self.decoder), self.tokenizer)
 
 
@@ -139,10 +135,11 @@ def _steps(
     ``sizes``: how many requests, tokens of each prompt, tokens of a step, tokens of each text.
     """
     sequences, prompt, chunk, outputs = sizes
-    core = engine.core(
+    watched = _Watched(DecoderExecutor(engine.decoder))
+    scheduler = engine.scheduler(
         max_queue=sequences, sequences=sequences, batched_tokens=max(chunk, sequences)
     )
-    watched = core.executor = _Watched(core.executor)
+    core = EngineCore(scheduler, watched, engine.tokenizer)
     draw = np.random.default_rng(prompt * 31 + sequences)
     for index in range(sequences):
         ids = draw.integers(0, engine.vocab_size, prompt).tolist()

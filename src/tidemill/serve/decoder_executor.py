@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from tidemill.errors import InputError
 from tidemill.models.native_decoder import NativeDecoder
 from tidemill.models.native_decoder import Part as Slice
-from tidemill.models.sampling import Sampler, token_logprobs
+from tidemill.models.sampling import Sampler, TokenLogprobs, token_logprobs
 from tidemill.models.sockets import MappedKVCache, NativeKVCache
 from tidemill.serve.grammar import Grammars, Matcher
-from tidemill.serve.types import Part, Request, Sampled, StepPlan, StepResult
+from tidemill.serve.types import PENDING, Part, Request, Sampled, StepPlan, StepResult
 
 
 @dataclass(slots=True)
@@ -24,6 +24,8 @@ class _State:
     sequence: NativeKVCache
     sampler: Sampler | None = None
     matcher: Matcher | None = None
+    last: int = 0
+    """The token that was drawn last."""
 
 
 class DecoderExecutor:
@@ -59,7 +61,8 @@ class DecoderExecutor:
         if all(part.request.plain for part in sampling):
             ids = self._decoder.step_greedy(slices)
             sampled = {
-                part.request.id: Sampled(token) for part, token in zip(sampling, ids, strict=True)
+                part.request.id: self._kept(part.request, token)
+                for part, token in zip(sampling, ids, strict=True)
             }
             return StepResult(sampled, start_s=start, end_s=time.monotonic())
         logits = self._decoder.step(slices)
@@ -73,7 +76,12 @@ class DecoderExecutor:
             state.sequence.map(part.blocks, part.start)
         elif state.sequence.length > part.start:  # computed again after a preemption
             state.sequence.truncate(part.start)
-        return Slice(state.sequence, part.ids, int(part.samples))
+        ids = (state.last,) if part.ids == (PENDING,) else part.ids
+        return Slice(state.sequence, ids, int(part.samples))
+
+    def _kept(self, request: Request, token: int, logprobs: TokenLogprobs | None = None) -> Sampled:
+        self._states[request.id].last = token
+        return Sampled(token, logprobs)
 
     def _drawn(self, parts: list[Part], logits: NDArray[np.float32], start: float) -> StepResult:
         sampled, failed = dict[str, Sampled](), dict[str, str]()
@@ -94,4 +102,5 @@ class DecoderExecutor:
         if state.matcher is not None:
             state.matcher.take(token)
         count = params.logprobs
-        return Sampled(token, None if count is None else token_logprobs(row, token, count))
+        found = None if count is None else token_logprobs(row, token, count)
+        return self._kept(request, token, found)

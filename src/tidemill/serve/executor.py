@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from tidemill.errors import ConfigError
 from tidemill.serve.clock import Clock
 from tidemill.serve.cost import CostModel, shape_of
 from tidemill.serve.types import Request, Sampled, StepPlan, StepResult
+
+Ticket: TypeAlias = "Future[StepResult]"
 
 
 class Executor(Protocol):
@@ -24,6 +28,93 @@ class Executor(Protocol):
         then the tokens are there only at that time.
         """
         ...
+
+
+@runtime_checkable
+class Pipeline(Protocol):
+    """Plans on their way through an executor: given in one after the other, taken out in order."""
+
+    @property
+    def depth(self) -> int:
+        """Plans that may be under way. 1: each is computed before the next is made."""
+        ...
+
+    def submit(self, plan: StepPlan) -> Ticket:
+        """Give a plan in; it begins when those before it are done."""
+        ...
+
+    def poll(self, ticket: Ticket) -> bool:
+        """Whether it is done, so that ``wait`` would not wait."""
+        ...
+
+    def wait(self, ticket: Ticket) -> StepResult:
+        """What came of it, or the error that ``Executor.run`` raised."""
+        ...
+
+    def close(self) -> None:
+        """Wait for what is under way, and take nothing more."""
+        ...
+
+
+class Inline:
+    """Computes a plan when it is given in."""
+
+    depth = 1
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def submit(self, plan: StepPlan) -> Ticket:
+        """As ``Pipeline``; returns when the plan is computed."""
+        ticket: Ticket = Future()
+        try:
+            ticket.set_result(self._executor.run(plan))
+        except Exception as error:
+            ticket.set_exception(error)
+        return ticket
+
+    def poll(self, ticket: Ticket) -> bool:
+        """As ``Pipeline``."""
+        return ticket.done()
+
+    def wait(self, ticket: Ticket) -> StepResult:
+        """As ``Pipeline``."""
+        return ticket.result()
+
+    def close(self) -> None:
+        """As ``Pipeline``."""
+
+
+class Threaded:
+    """Computes plans in a thread of its own, while others are made and told of."""
+
+    def __init__(self, executor: Executor, depth: int = 2) -> None:
+        """A pipeline of ``depth``.
+
+        Raises:
+            ConfigError: it is not positive.
+        """
+        if depth < 1:
+            raise ConfigError.of("depth", depth, "at least 1")
+        self.depth = depth
+        self._executor = executor
+        self._thread = ThreadPoolExecutor(1, "executor")
+
+    def submit(self, plan: StepPlan) -> Ticket:
+        """As ``Pipeline``."""
+        return self._thread.submit(self._executor.run, plan)
+
+    def poll(self, ticket: Ticket) -> bool:
+        """As ``Pipeline``."""
+        return ticket.done()
+
+    def wait(self, ticket: Ticket) -> StepResult:
+        """As ``Pipeline``."""
+        return ticket.result()
+
+    def close(self) -> None:
+        """As ``Pipeline``."""
+        self._thread.shutdown()
 
 
 class SimExecutor:

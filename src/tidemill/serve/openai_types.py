@@ -68,14 +68,14 @@ class Sampling(BaseModel):
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
-        None, max_length=1024
+        None, max_length=1024, json_schema_extra={"propertyNames": {"pattern": "^[0-9]{1,10}$"}}
     )
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, max_length=512)
     top_k: int = Field(0, ge=-1, lt=1 << 31)
     min_p: float = Field(0.0, ge=0, le=1)
-    repetition_penalty: float = Field(1.0, gt=0, le=10)
+    repetition_penalty: float = Field(1.0, ge=0.01, le=10)
     ignore_eos: bool = False
     priority: int = Field(0, ge=-1000, le=1000)
     cache_salt: str = Field("", max_length=128)
@@ -150,7 +150,7 @@ class CompletionBody(Sampling):
     """``POST /v1/completions``."""
 
     prompt: Annotated[
-        str | Ids | Texts | Annotated[list[Ids], Field(max_length=MOST_CHOICES)],
+        str | Ids | Texts | Annotated[list[Ids], Field(min_length=1, max_length=MOST_CHOICES)],
         _said_as(f"a text, token ids (at least 0), or up to {MOST_CHOICES} of either"),
     ]
     max_tokens: int | None = Field(16, ge=1, lt=1 << 31)

@@ -35,13 +35,14 @@ class Planner:
     def parts(self) -> tuple[Part, ...]:
         """Who gets what."""
         for tracked in sorted(self._ranked, key=_needs_many):
-            if self._left and tracked.running:
+            if self._left and tracked.running and tracked.finish_reason is None:
                 self._advance(tracked)
         for tracked in self._ranked:
             full = len(self._scheduler.running) >= self._config.max_num_seqs
             if not self._left or self._preempted or full:
                 break
-            if not tracked.running and tracked.finish_reason is None and not self._begin(tracked):
+            able = tracked.finish_reason is None and not tracked.pending
+            if able and not tracked.running and not self._begin(tracked):
                 break
         granted = (item for item in self._ranked if item.request.id in self._granted)
         return tuple(self._part(tracked) for tracked in granted)
@@ -109,7 +110,8 @@ class Planner:
     def _make_room(self, tracked: Tracked, need: int) -> bool:
         """Preempt somebody behind ``tracked``, or ``tracked`` itself; whether it may go on."""
         scheduler = self._scheduler
-        behind = [item for item in self._ranked[self._rank[id(tracked)] + 1 :] if item.running]
+        later = self._ranked[self._rank[id(tracked)] + 1 :]
+        behind = [item for item in later if item.running and item.finish_reason is None]
         if not behind:
             self._yield_or_fail(tracked)
             return False
@@ -178,7 +180,7 @@ class Planner:
             start,
             tuple(tracked.blocks),
             samples=start + count == tracked.total,
-            outputs=tracked.outputs,
+            outputs=tracked.outputs + tracked.pending,
         )
 
 

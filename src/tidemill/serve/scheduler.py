@@ -11,6 +11,7 @@ them. Chunked prompts, decoding, and computing again after a preemption are that
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -124,7 +125,7 @@ class Scheduler:
         self._outputs: list[Output] = []
         self._count = 0
         self._plans = 0
-        self._in_flight: StepPlan | None = None
+        self._under_way: deque[tuple[StepPlan, dict[str, int]]] = deque()
 
     @property
     def free_blocks(self) -> int:
@@ -183,32 +184,35 @@ class Scheduler:
     def schedule(self, now: float) -> StepPlan:
         """What to compute next; a plan without parts when there is nothing to do.
 
-        The plan must be committed, or said to have failed, before the next one is asked for.
+        Plans that have parts must be committed, or said to have failed, in their order. The next
+        may be asked for before: it goes on from what those under way will have computed, and asks
+        for tokens that are not known yet as ``PENDING``.
         """
-        assert self._in_flight is None, "the last plan has not been committed"
         self.now = now
         parts = Planner(self).parts()
         self._plans += 1
         plan = StepPlan(self._plans, parts, tuple(self._finished))
         self._finished.clear()
+        lives: dict[str, int] = {}
         for part in parts:
-            self._by_id[part.request.id].in_flight = True
+            tracked = self._by_id[part.request.id]
+            tracked.plan(len(part.ids), part.samples)
+            lives[part.request.id] = tracked.life
         if parts:
-            self._in_flight = plan
+            self._under_way.append((plan, lives))
         return plan
 
     def commit(self, plan: StepPlan, result: StepResult, now: float) -> list[Output]:
         """Take in what came of ``plan``, and tell what is new for each request."""
-        self._landed(plan, now)
+        lives = self._landed(plan, now)
         for part in plan.parts:
             tracked = self._by_id[part.request.id]
-            tracked.in_flight = False
+            tracked.in_flight -= 1
             if tracked.finish_reason is not None:
                 self._drop(tracked)
                 continue
-            tracked.computed = part.start + len(part.ids)
-            if self.config.prefix_caching:
-                tracked.register(self.pool)
+            if self.config.prefix_caching and tracked.life == lives[part.request.id]:
+                tracked.register(self.pool, part.start + len(part.ids))
             if part.request.id in result.failed:
                 self._end(tracked, FinishReason.ERROR, result.failed[part.request.id])
             elif part.samples:
@@ -220,7 +224,7 @@ class Scheduler:
 
         None of them ends a request or begins one, if none comes or goes from outside.
         """
-        if self._in_flight is not None or self._outputs:
+        if self._under_way or self._outputs:
             return 0
         return steady_steps(self, most)
 
@@ -239,7 +243,7 @@ class Scheduler:
         self._landed(plan, now)
         for part in plan.parts:
             tracked = self._by_id[part.request.id]
-            tracked.in_flight = False
+            tracked.in_flight -= 1
             if tracked.finish_reason is None:
                 self._end(tracked, FinishReason.ERROR, why)
             else:
@@ -347,10 +351,13 @@ class Scheduler:
                 "fewer tokens, or give the cache more room."
             )
 
-    def _landed(self, plan: StepPlan, now: float) -> None:
-        assert plan is self._in_flight, "this plan is not the one under way"
-        self._in_flight = None
+    def _landed(self, plan: StepPlan, now: float) -> dict[str, int]:
+        """The lives of the plan's requests when it was made."""
+        assert self._under_way, "no plan is under way"
+        first, lives = self._under_way.popleft()
+        assert plan is first, "this plan is not the first under way"
         self.now = now
+        return lives
 
     def _extend(self, tracked: Tracked, result: StepResult) -> None:
         request = tracked.request
@@ -358,7 +365,7 @@ class Scheduler:
         if sampled is None:
             self._end(tracked, FinishReason.ERROR, "the executor drew no token for it")
             return
-        tracked.tokens.append(sampled.token_id)
+        tracked.drawn(sampled.token_id)
         reason: FinishReason | None = None
         if sampled.token_id in request.eos_ids and not request.params.ignore_eos:
             reason = FinishReason.STOP
@@ -377,10 +384,12 @@ class Scheduler:
         self._outputs.append(
             Output(tracked.request.id, (), tracked.usage(), finish_reason=reason, error=why)
         )
-        if not tracked.in_flight:
-            self._drop(tracked)
+        self._drop(tracked)
 
     def _drop(self, tracked: Tracked) -> None:
+        """Forget a request that has ended, once no plan names it any more."""
+        if tracked.in_flight:
+            return
         (self.running if tracked.running else self.waiting).remove(tracked)
         tracked.let_go(self.pool)
         del self._by_id[tracked.request.id]

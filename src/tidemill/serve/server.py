@@ -1,29 +1,39 @@
-"""A server: a model, its engine and the API on a socket."""
+"""A server: a model, its engines and the API on a socket."""
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import time
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import uvicorn
 from fastapi import FastAPI
 
-from tidemill.errors import ConfigError
+from tidemill.errors import ConfigError, ResourceError
 from tidemill.models.chat_template import ChatTemplate
-from tidemill.models.model_file import ModelFile
-from tidemill.models.native_decoder import PAGE_TOKENS, NativeDecoder
+from tidemill.models.tokenizer import Tokenizer
 from tidemill.serve.api import Served, make_api
-from tidemill.serve.async_engine import STALL_TIMEOUT_S, AsyncEngine
-from tidemill.serve.block_pool import BlockPool
-from tidemill.serve.decoder_executor import DecoderExecutor
-from tidemill.serve.engine import EngineCore, EngineThread
+from tidemill.serve.api_keys import ApiKey
+from tidemill.serve.async_engine import NO_RESTARTS, STALL_TIMEOUT_S, AsyncEngine, Restarts
 from tidemill.serve.gate import Gate
-from tidemill.serve.grammar import Grammars
+from tidemill.serve.links import Launch
 from tidemill.serve.metrics import Metrics
-from tidemill.serve.policy import ORDERS
-from tidemill.serve.scheduler import Policies, Scheduler, SchedulerConfig
+from tidemill.serve.replicas import Replicas
+
+__all__ = [
+    "NO_RESTARTS",
+    "Restarts",
+    "ServedModel",
+    "Server",
+    "ServerConfig",
+    "make_app",
+    "run_server",
+]
+_LAST_WORDS_S = 5
+"""For answers to be written after the grace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,73 +42,154 @@ class ServerConfig:
 
     host: str = "127.0.0.1"
     port: int = 8000
-    max_num_seqs: int = 8
-    max_num_batched_tokens: int = 256
-    max_queue: int | None = None
-    order: str = "fcfs"
     grace_s: float = 30.0
     """How long running requests may go on when the server is told to stop."""
     stall_s: float = STALL_TIMEOUT_S
     """After so long a client that does not read has its request ended."""
-    api_keys: Collection[str] = ()
+    api_keys: Collection[ApiKey] = ()
     """One of them must be sent; empty: none is asked for."""
     max_body_bytes: int = 4 << 20
+    restarts: Restarts = field(default_factory=Restarts)
+    """Of an engine that ended although nobody told it to."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 1 << 16:
             raise ConfigError.of("port", self.port, "from 0 (any) to 65535")
-        if self.order not in ORDERS:
-            raise ConfigError.of("order", self.order, f"one of {', '.join(sorted(ORDERS))}")
         for name in ("grace_s", "stall_s"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError.of(name, getattr(self, name), "seconds, at least 0")
 
 
-def make_core(decoder: NativeDecoder, model: ModelFile, config: ServerConfig) -> EngineCore:
-    """An engine over ``decoder``."""
-    tokenizer = model.tokenizer
-    executor = DecoderExecutor(decoder, Grammars(tokenizer) if tokenizer.eos_ids else None)
-    limits = SchedulerConfig(
-        max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=max(config.max_num_batched_tokens, config.max_num_seqs),
-        max_model_len=decoder.context,
-        max_queue=config.max_queue,
-        prefix_caching=executor.maps_pages,
-    )
-    pool = BlockPool(decoder.kv_tokens // PAGE_TOKENS, PAGE_TOKENS)
-    scheduler = Scheduler(limits, pool, Policies(ORDERS[config.order]()))
-    return EngineCore(scheduler, executor, tokenizer)
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What the API must know of a model; the engines have its weights."""
+
+    name: str
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    context: int
+    """Tokens of a request, prompt and output."""
 
 
-def make_app(
-    core: EngineCore, name: str, template: ChatTemplate | None, config: ServerConfig
-) -> FastAPI:
-    """The API over ``core``, which gets a thread while the application runs."""
-    context = core.scheduler.config.max_model_len
+def make_app(model: ServedModel, launches: Sequence[Launch], config: ServerConfig) -> FastAPI:
+    """The API over one engine of each launch, which run while the application does."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        thread = EngineThread(core)
-        served.engine = AsyncEngine(thread, stall_s=config.stall_s)
+        engines = Replicas(
+            [
+                AsyncEngine(
+                    launch,
+                    restarts=config.restarts,
+                    stall_s=config.stall_s,
+                    on_batch=served.metrics.engine(index),
+                )
+                for index, launch in enumerate(launches)
+            ]
+        )
+        served.engines = app.state.engines = engines
         try:
             yield
         finally:
-            thread.close(config.grace_s)
+            await engines.close(config.grace_s)
 
-    served = Served(name, core.tokenizer, template, Metrics(core, name), int(time.time()), context)
+    served = Served(
+        model.name,
+        model.tokenizer,
+        model.template,
+        Metrics(model.name),
+        int(time.time()),
+        model.context,
+    )
     app = make_api(served, lifespan)
-    app.add_middleware(Gate, keys=config.api_keys, max_body_bytes=config.max_body_bytes)
+    app.add_middleware(
+        Gate,
+        keys=config.api_keys,
+        max_body_bytes=config.max_body_bytes,
+        on_limited=served.metrics.limited,
+    )
     return app
 
 
-def run_server(app: FastAPI, config: ServerConfig) -> None:
-    """Serve until interrupted; running requests are finished within the grace."""
-    settings = uvicorn.Config(
-        app,
-        host=config.host,
-        port=config.port,
-        log_level="warning",
-        timeout_graceful_shutdown=int(config.grace_s) + 1,
-        h11_max_incomplete_event_size=64 << 10,
-    )
-    uvicorn.Server(settings).run()
+class Server(uvicorn.Server):
+    """Serves until it is told to stop, or no engine runs any more.
+
+    Told to stop, it takes no more requests, lets running ones go on for the grace, and ends the
+    rest with an error that their clients see.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        config: ServerConfig,
+        on_ready: Callable[[str], object] = lambda address: None,
+    ) -> None:
+        settings = uvicorn.Config(
+            app,
+            host=config.host,
+            port=config.port,
+            log_level="warning",
+            timeout_graceful_shutdown=int(config.grace_s) + _LAST_WORDS_S,
+            h11_max_incomplete_event_size=64 << 10,
+        )
+        super().__init__(settings)
+        self._app, self._grace_s, self._on_ready = app, config.grace_s, on_ready
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def engines(self) -> Replicas:
+        """They are there when the server has started."""
+        return self._app.state.engines
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, while the engines start."""
+        await super().startup(sockets)
+        if self.started:
+            self._tasks = [asyncio.create_task(self._tell()), asyncio.create_task(self._watch())]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the requests, then the connections."""
+        closing = asyncio.create_task(self.engines.close(self._grace_s))
+        await super().shutdown(sockets)
+        for task in self._tasks:
+            task.cancel()
+        await closing
+
+    async def _tell(self) -> None:
+        await self.engines.ready()
+        if self.engines.failure is None:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            self._on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+
+    async def _watch(self) -> None:
+        await self.engines.ended()
+        self.should_exit = True
+
+
+def run_server(
+    app: FastAPI,
+    config: ServerConfig,
+    on_ready: Callable[[str], object] = lambda address: None,
+) -> None:
+    """Serve until interrupted; running requests are finished within the grace.
+
+    Args:
+        app: From ``make_app``.
+        config: The same that it was made with.
+        on_ready: Called with the address when requests are taken.
+
+    Raises:
+        TidemillError: no engine could be started, or they ended too often.
+        ResourceError: the port is taken, or the address is not this machine's.
+    """
+    server = Server(app, config, on_ready)
+    try:
+        server.run()
+    except SystemExit as error:  # uvicorn has said why
+        raise ResourceError(
+            f"host {config.host}, port {config.port} — cannot be listened on; choose another."
+        ) from error
+    finally:
+        failure = server.engines.failure if server.started else None
+    if failure is not None:
+        raise failure

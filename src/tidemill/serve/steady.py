@@ -58,7 +58,7 @@ def leap(scheduler: Scheduler, drawn: Sequence[Sequence[int]], steps: int) -> No
         tracked = ranked[rank]
         if registers:
             tracked.computed = begins[rank] + step + 1
-            tracked.register(pool)
+            tracked.register(pool, tracked.computed)
         else:
             tracked.blocks += pool.take(1)
     for tracked, begin in zip(ranked, begins, strict=True):

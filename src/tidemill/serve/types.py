@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from tidemill.models.generation import FinishReason
 from tidemill.models.sampling import SamplingParams, TokenLogprobs
 
+PENDING = -1
+"""In a part's ``ids``: the token that the plan before it draws for the same request."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -43,6 +46,7 @@ class Part:
 
     request: Request
     ids: tuple[int, ...]
+    """The one id of a next token is ``PENDING`` while a plan under way draws it."""
     start: int
     """Tokens before them, whose keys and values are in ``blocks``."""
     blocks: tuple[int, ...]
@@ -50,7 +54,7 @@ class Part:
     samples: bool
     """Whether the token after the last id is wanted."""
     outputs: int
-    """Tokens that have been generated so far."""
+    """Tokens that have been generated so far, or will be by the plans under way."""
 
 
 @dataclass(frozen=True, slots=True)
