@@ -55,20 +55,10 @@ class Engine:
         )
         return Scheduler(config, BlockPool(self.decoder.kv_tokens // PAGE_TOKENS, PAGE_TOKENS))
 
-    def core(
-        self,
-        *,
-        max_queue: int,
-        sequences: int | None = None,
-        batched_tokens: int | None = None,
-        executor: Executor | None = None,
-    ) -> EngineCore:
-        """The engine with such a scheduler; ``executor`` may watch that of the decoder."""
-        scheduler = self.scheduler(
-            max_queue=max_queue, sequences=sequences, batched_tokens=batched_tokens
-        )
-        executor = executor or DecoderExecutor(self.decoder)
-        return EngineCore(scheduler, executor, self.tokenizer)
+    def core(self, *, max_queue: int) -> EngineCore:
+        """The engine with such a scheduler."""
+        scheduler = self.scheduler(max_queue=max_queue)
+        return EngineCore(scheduler, DecoderExecutor(self.decoder), self.tokenizer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +136,10 @@ def _steps(
     """
     sequences, prompt, chunk, outputs = sizes
     watched = _Watched(DecoderExecutor(engine.decoder))
-    core = engine.core(
-        max_queue=sequences,
-        sequences=sequences,
-        batched_tokens=max(chunk, sequences),
-        executor=watched,
+    scheduler = engine.scheduler(
+        max_queue=sequences, sequences=sequences, batched_tokens=max(chunk, sequences)
     )
+    core = EngineCore(scheduler, watched, engine.tokenizer)
     draw = np.random.default_rng(prompt * 31 + sequences)
     for index in range(sequences):
         ids = draw.integers(0, engine.vocab_size, prompt).tolist()

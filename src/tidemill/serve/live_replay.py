@@ -2,62 +2,59 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
+from tidemill.errors import InputError
 from tidemill.serve.clock import SimClock
 from tidemill.serve.engine import EngineCore
-from tidemill.serve.engine_thread import EngineThread
-from tidemill.serve.events import EventLog, RequestLog
+from tidemill.serve.events import EventLog
 from tidemill.serve.executor import Executor
-from tidemill.serve.messages import Add, Batch
+from tidemill.serve.messages import Delta
+from tidemill.serve.scheduler import QueueFull
 from tidemill.serve.types import Request, StepPlan, StepResult
 
 
-def replay_live(
-    core: EngineCore,
-    arrivals: Iterable[tuple[float, Request]],
-    tell: Callable[[int], None] = lambda done: None,
-) -> EventLog:
-    """Serve ``arrivals`` (seconds, not decreasing) in an engine's thread; open loop.
+def replay_live(core: EngineCore, arrivals: Iterable[tuple[float, Request]]) -> EventLog:
+    """Serve ``arrivals`` (seconds, not decreasing) with an engine, in this thread; open loop.
 
-    A request's time counts from when it was to come. ``tell`` hears how many have ended.
+    Who comes while a step runs is taken in after it; a request's time counts from when it came.
     """
-    log, done, ended = EventLog(), 0, threading.Semaphore(0)
-    items: dict[str, RequestLog] = {}
-    begin = time.monotonic()
+    run = _Live(core)
+    for moment, request in arrivals:
+        while run.now() < moment:
+            if not core.step():
+                time.sleep(max(0.0, moment - run.now()))
+        run.add(moment, request)
+    while core.scheduler.busy:
+        core.step()
+    return run.log
 
-    def end(item: RequestLog, reason: str, error: str | None) -> None:
-        nonlocal done
-        item.finish_reason, item.error, item.end_s = reason, error, time.monotonic() - begin
-        done += 1
-        tell(done)
-        ended.release()
 
-    def take(batch: Batch) -> None:
-        for name, refusal in batch.answers.items():
-            if refusal is not None:
-                end(items[name], "refused", refusal.text)
-        for name, delta in batch.deltas.items():
-            item = items[name]
-            item.token_s += [time.monotonic() - begin] * len(delta.token_ids)
+class _Live:
+    def __init__(self, core: EngineCore) -> None:
+        self._core = core
+        self._begin = time.monotonic()
+        self.log = EventLog()
+
+    def now(self) -> float:
+        return time.monotonic() - self._begin
+
+    def add(self, moment: float, request: Request) -> None:
+        item = self.log.arrived(request.id, moment, len(request.prompt_ids))
+
+        def deliver(delta: Delta) -> None:
+            item.token_s += [self.now()] * len(delta.token_ids)
             item.cached_tokens = delta.usage.cached_tokens
             if delta.finish_reason is not None:
-                end(item, delta.finish_reason.value, delta.error)
+                item.finish_reason, item.error = delta.finish_reason.value, delta.error
+                item.end_s = self.now()
 
-    thread = EngineThread(core, take)
-    try:
-        for moment, request in arrivals:
-            time.sleep(max(0.0, begin + moment - time.monotonic()))
-            items[request.id] = log.arrived(request.id, moment, len(request.prompt_ids))
-            thread.send(Add(request))
-        for _ in range(len(log)):
-            ended.acquire()
-    finally:
-        thread.close()
-    return log
+        try:
+            self._core.add(request, deliver)
+        except (QueueFull, InputError) as error:
+            item.finish_reason, item.error, item.end_s = "refused", str(error), moment
 
 
 class TimedExecutor:

@@ -129,13 +129,16 @@ def _leave(number: int, _: object) -> NoReturn:
 
 
 def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
+    """Whether it lists its models and, if it says anything about its health, takes requests."""
     until = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < until:
         try:
-            if httpx.get(f"{url}/v1/models", timeout=5).status_code == 200:
+            models, health = (httpx.get(f"{url}/{at}", timeout=5) for at in ("v1/models", "health"))
+            if models.status_code == 200 and health.status_code != 503:
                 return True
         except httpx.HTTPError:
-            time.sleep(0.1)
+            pass
+        time.sleep(0.1)
     return False
 
 
