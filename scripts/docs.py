@@ -8,7 +8,6 @@ writes; a page says so when the code that is measured has changed since.
 from __future__ import annotations
 
 import argparse
-import ast
 import importlib
 import json
 import os
@@ -25,7 +24,8 @@ os.environ |= {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM
 import llm_figures
 import serve_figures
 from drawings import WRITTEN, drawn
-from words import COLON, COUNTED, FOLDERS, ROOMS_ZH, SAID_BY_PAPER, SYSTEMS_HEADER
+from file_tree import file_tree
+from words import COLON, COUNTED, SAID_BY_PAPER, SYSTEMS_HEADER
 
 from tidemill import errors
 from tidemill.bench import Claim, Direction, Measurement, System, Verdict, discover, find
@@ -318,39 +318,6 @@ def _flat(found: Sequence[Any]) -> Iterator[Any]:
 def _summary(route: Any) -> str:
     endpoint = getattr(route, "endpoint", None)
     return ((endpoint.__doc__ if endpoint else "") or "").strip().split("\n")[0]
-
-
-def file_tree(language: str = "en") -> str:
-    """The rooms, each with one sentence."""
-    lines = ["```text"]
-    for path in sorted((ROOT / "src" / "tidemill").iterdir()):
-        if (path / "__init__.py").is_file():
-            lines.append(_line(f"src/tidemill/{path.name}/", _about(path, language)))
-        elif path.name == "errors.py":
-            lines.append(_line("src/tidemill/errors.py", _about(path, language)))
-        if path.name == "systems":
-            for inner in sorted(path.glob("*/paper.toml")):
-                about = _about_system(inner.parent, language)
-                lines.append(_line(f"{inner.parent.name}/", about, indent=13))
-    lines += [_line(f"{name}/", text.in_language(language)) for name, text in FOLDERS.items()]
-    return "\n".join([*lines, "```"])
-
-
-def _line(name: str, about: str, indent: int = 0) -> str:
-    return f"{' ' * indent + name:<25}{about}"
-
-
-def _about(path: Path, language: str) -> str:
-    """The first sentence of a room or file."""
-    if language == "zh":
-        return ROOMS_ZH[path.stem]
-    source = path if path.is_file() else path / "__init__.py"
-    docstring = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
-    return docstring.splitlines()[0].rstrip(".")
-
-
-def _about_system(folder: Path, language: str) -> str:
-    return find(folder.name).summary.zh.rstrip("。") if language == "zh" else _about(folder, "en")
 
 
 GENERATORS: dict[str, Callable[..., str]] = {

@@ -182,7 +182,14 @@ def test_a_simulated_hour_says_what_it_was_made_of() -> None:
 
 def test_the_command_measures_a_part(model_path: Callable[[str], Path], tmp_path: Path) -> None:
     saved = tmp_path / "serve.json"
-    words = ["bench-serve", str(model_path(NAME)), "--part", "prefix", "--save", str(saved)]
+    words = [
+        "bench-serve",
+        str(model_path("smollm2-135m")),
+        "--part",
+        "prefix",
+        "--save",
+        str(saved),
+    ]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     (model,) = json.loads(saved.read_text())["models"].values()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -66,10 +67,7 @@ def bench_llm(  # noqa: PLR0913 - one parameter per option
 
     check_writable(save)
     document = stored(save, "bench-llm")
-    known = parts()
-    wanted = checked_parts(
-        part or [each for each in known if text is not None or each != "perplexity"], known
-    )
+    wanted = checked_parts(part or _measurable(parts(), text), parts())
     sizes = Sizes(repeats=repeats, tokens=tokens)
     options = DecoderOptions(threads, 1024, weights, kv)
     with (
@@ -97,6 +95,10 @@ def bench_llm(  # noqa: PLR0913 - one parameter per option
                 typer.echo(line(cast("dict[str, Any]", figure)))
     if as_json:
         print_json(document)
+
+
+def _measurable(known: Sequence[str], text: str | None) -> list[str]:
+    return [part for part in known if text is not None or part != "perplexity"]
 
 
 def _about(ready: Opened, peer: LlamaModel) -> dict[str, Json]:

@@ -34,55 +34,73 @@ class _Run:
         return self.rate * self.log.goodput(ttft_s, tpot_s)
 
 
+Trace = Annotated[
+    Path | None, typer.Argument(help="Azure or BurstGPT CSV, or JSON lines; none: random arrivals.")
+]
+Urls = Annotated[
+    list[str] | None,
+    typer.Option(help="A server; repeated, each in turn.  [default: http://127.0.0.1:8000]"),
+]
+ServedName = Annotated[str | None, typer.Option(help="What the server calls its model.")]
+Words = Annotated[
+    bool, typer.Option("--words", help="Prompts are words, for servers that take no ids.")
+]
+Simulate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE", help="No server: a device, as h100x8, or a file of `calibrate`."
+    ),
+]
+Shape = Annotated[str, typer.Option(help="The model that is simulated.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only so many requests.")]
+Speeds = Annotated[
+    list[float] | None,
+    typer.Option(help="So many times as fast as recorded; repeated, each in turn."),
+]
+Cut = Annotated[int, typer.Option(help="Longer requests are cut to this.")]
+Rate = Annotated[float, typer.Option(help="Random arrivals per second.")]
+Burstiness = Annotated[float, typer.Option(help="1: Poisson; smaller: burstier.")]
+Seed = Annotated[int, typer.Option(help="Of the random arrivals.")]
+AtOnce = Annotated[int, typer.Option(min=1, help="Simulated: run at once.")]
+Against = Annotated[
+    list[Path] | None, typer.Option(help="Events that --save wrote, beside the new ones.")
+]
+GoodTtft = Annotated[float, typer.Option(help="Seconds that goodput allows.")]
+GoodTpot = Annotated[float, typer.Option(help="Likewise, per token after the first.")]
+Plot = Annotated[
+    Path | None, typer.Option(help="Draw TTFT, ITL and goodput: FILE.svg or FILE.png.")
+]
+Save = Annotated[
+    Path | None, typer.Option(help="Write the raw events of the first run as JSON lines.")
+]
+
+
 def replay(  # noqa: PLR0913 - one parameter per option
-    trace: Annotated[
-        Path | None,
-        typer.Argument(help="Azure or BurstGPT CSV, or JSON lines; none: random arrivals."),
-    ] = None,
+    trace: Trace = None,
     *,
-    url: Annotated[
-        list[str] | None,
-        typer.Option(help="A server; repeated, each in turn.  [default: http://127.0.0.1:8000]"),
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="What the server calls its model.")] = None,
-    words: Annotated[
-        bool, typer.Option("--words", help="Prompts are words, for servers that take no ids.")
-    ] = False,
-    simulate: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DEVICE", help="No server: a device, as h100x8, or a file of `calibrate`."
-        ),
-    ] = None,
-    shape: Annotated[str, typer.Option(help="The model that is simulated.")] = "llama3-8b",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many requests.")] = None,
-    speed: Annotated[
-        list[float] | None,
-        typer.Option(help="So many times as fast as recorded; repeated, each in turn."),
-    ] = None,
-    context: Annotated[int, typer.Option(help="Longer requests are cut to this.")] = 4096,
-    rate: Annotated[float, typer.Option(help="Random arrivals per second.")] = 1.0,
-    burstiness: Annotated[float, typer.Option(help="1: Poisson; smaller: burstier.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of the random arrivals.")] = 0,
-    max_num_seqs: Annotated[int, typer.Option(min=1, help="Simulated: run at once.")] = 256,
-    against: Annotated[
-        list[Path] | None, typer.Option(help="Events that --save wrote, beside the new ones.")
-    ] = None,
-    good_ttft: Annotated[float, typer.Option(help="Seconds that goodput allows.")] = 2.0,
-    good_tpot: Annotated[float, typer.Option(help="Likewise, per token after the first.")] = 0.1,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw TTFT, ITL and goodput: FILE.svg or FILE.png.")
-    ] = None,
-    save: Annotated[
-        Path | None, typer.Option(help="Write the raw events of the first run as JSON lines.")
-    ] = None,
+    url: Urls = None,
+    model: ServedName = None,
+    words: Words = False,
+    simulate: Simulate = None,
+    shape: Shape = "llama3-8b",
+    limit: Limit = None,
+    speed: Speeds = None,
+    context: Cut = 4096,
+    rate: Rate = 1.0,
+    burstiness: Burstiness = 1.0,
+    seed: Seed = 0,
+    max_num_seqs: AtOnce = 256,
+    against: Against = None,
+    good_ttft: GoodTtft = 2.0,
+    good_tpot: GoodTpot = 0.1,
+    plot: Plot = None,
+    save: Save = None,
     as_json: AsJson = False,
 ) -> None:
     """Send requests when the trace says, whatever became of the others, and say how they fared.
 
     The same scheduler serves and is simulated; figures of a simulation are modelled.
     """
-    from tidemill.serve.events import EventLog
     from tidemill.serve.replay_plots import check_picture
     from tidemill.serve.traces import Bursts, fitted, read_trace
 
@@ -90,16 +108,9 @@ def replay(  # noqa: PLR0913 - one parameter per option
         check_writable(path)
     if plot is not None:
         check_picture(plot)
-    earlier = [
-        _Run(path.stem, "recorded", 1.0, _rate(log), log)
-        for path in against or ()
-        for log in (EventLog.load(path),)
-    ]
-    recorded = (
-        Bursts(rate, limit or 100, burstiness, seed=seed).arrivals()
-        if trace is None
-        else read_trace(trace)
-    )
+    earlier = [_recorded(path) for path in against or ()]
+    bursts = Bursts(rate, limit or 100, burstiness, seed=seed)
+    recorded = bursts.arrivals() if trace is None else read_trace(trace)
     runs: list[_Run] = []
     for each in speed or [1.0]:
         arrivals = fitted(recorded, limit=limit, speed=each, context=context)
@@ -115,6 +126,13 @@ def replay(  # noqa: PLR0913 - one parameter per option
     _tell([*runs, *earlier], good_ttft, good_tpot, as_json=as_json)
     if plot is not None:
         _draw([*runs, *earlier], good_ttft, good_tpot, plot)
+
+
+def _recorded(path: Path) -> _Run:
+    from tidemill.serve.events import EventLog
+
+    log = EventLog.load(path)
+    return _Run(path.stem, "recorded", 1.0, _rate(log), log)
 
 
 def _rate(log: EventLog) -> float:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from tidemill.models.token_scores import hidden_of
 from tidemill.models.wikitext import excerpt
 
-VALUES = 3
+VALUES = 2
 """Values of a key that has several."""
 _KINDS = ("secret number", "postal code", "access code", "telephone number")
 _CITIES = (
@@ -69,7 +68,7 @@ def haystack(tokenizer: Any, tokens: int, *, kind: Kind, seed: int) -> Haystack:
     things = (_KINDS[0],) * len(_KINDS) if kind is Kind.MANY_KEYS else _KINDS
     facts, questions = list[tuple[int, str]](), list[tuple[str, tuple[str, ...]]]()
     for thing, city in zip(things, cities, strict=True):
-        one, several = f"{thing} of {city} is", f"{thing}s of {city}"
+        one, several = f"{thing} of {city} is", f"two {thing}s of {city}"
         if kind is Kind.MANY_VALUES:  # told apart by their first digits
             firsts = draw.sample(range(1, 10), VALUES)
             numbers = tuple(f"{first}{draw.randrange(10_000):04}" for first in firsts)
@@ -90,9 +89,10 @@ def haystack(tokenizer: Any, tokens: int, *, kind: Kind, seed: int) -> Haystack:
 def found(model: Any, tokenizer: Any, hay: Haystack, cache: Any) -> list[float]:
     """1 for each question that ``model`` answers, 0 for the others; the text is read once.
 
-    An answer counts if the model's first choice is right at every token of it; several answers may
-    come in any order, with commas between them, and all must come. After each question the cache is
-    cropped back to the text.
+    An answer counts if the model's first choice is right at every token of it. Several answers may
+    come in any order, with "and" between them, and all must come; where the model could repeat one
+    its first choice is that among the others. After each question the cache is cropped back to the
+    text.
     """
     import torch
 
@@ -104,28 +104,29 @@ def found(model: Any, tokenizer: Any, hay: Haystack, cache: Any) -> list[float]:
     hits: list[float] = []
     for question, answers in hay.questions:
         left = [ids_of(f" {answer}") for answer in answers]
-        hits.append(float(_answers(model, cache, ids_of(question), left, comma=ids_of(","))))
+        hits.append(float(_answers(model, cache, ids_of(question), left, between=ids_of(" and"))))
     return hits
 
 
 def _answers(
-    model: Any, cache: Any, asked: list[int], left: list[list[int]], *, comma: list[int]
+    model: Any, cache: Any, asked: list[int], left: list[list[int]], *, between: list[int]
 ) -> bool:
     """Whether the first choices after ``asked`` are all that is ``left``, in any order.
 
     One answer is guessed and read with what comes before it; where the first choice is another
     token, those that begin so are tried, until none does.
     """
-    fed, guess = 0, left[0]
+    fed, guess, told = 0, left[0], list[list[int]]()
     while True:
-        choices = _choices(model, cache, asked, guess)
+        choices = _choices(model, cache, asked, guess, told)
         if choices == guess:
             fed += len(asked) + len(guess)
             left.remove(guess)
+            told.append(guess)
             if not left:
                 cache.crop(-fed)
                 return True
-            asked, guess = comma, left[0]
+            asked, guess = between, left[0]
             continue
         cache.crop(-len(asked) - len(guess))
         same = next(i for i, (a, b) in enumerate(zip(choices, guess, strict=True)) if a != b)
@@ -137,9 +138,19 @@ def _answers(
         guess = begun[0]
 
 
-def _choices(model: Any, cache: Any, asked: Sequence[int], guess: Sequence[int]) -> list[int]:
-    """The likeliest token at each place of ``guess``; both stay in the cache."""
+def _choices(
+    model: Any, cache: Any, asked: list[int], guess: list[int], told: list[list[int]]
+) -> list[int]:
+    """The likeliest token at each place of ``guess`` that repeats nothing ``told``.
+
+    What is asked and guessed stays in the cache.
+    """
     import torch
 
     hidden = hidden_of(model, torch.tensor([[*asked, *guess]]), cache)
-    return list(model.lm_head(hidden[-len(guess) - 1 : -1]).argmax(dim=-1).tolist())
+    logits = model.lm_head(hidden[-len(guess) - 1 : -1])
+    for place, token in enumerate(guess):
+        for each in told:
+            if each[:place] == guess[:place] and each[place] != token:
+                logits[place, each[place]] = -torch.inf
+    return list(logits.argmax(dim=-1).tolist())

@@ -80,7 +80,7 @@ class _Step:
 class _Watched:
     """An executor that remembers the last plan's shape."""
 
-    def __init__(self, inner: DecoderExecutor) -> None:
+    def __init__(self, inner: Executor) -> None:
         self._inner = inner
         self.shape = StepShape()
 

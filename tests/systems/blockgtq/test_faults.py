@@ -212,5 +212,12 @@ def test_kernels_refuse_buffers_that_do_not_fit(calibration: Calibration) -> Non
     with pytest.raises(ValueError, match="tokens x dim"):
         native.encode(codec, x, x[:5], np.zeros(2 * codec.tile_bytes, np.uint8), 0, 0)
     q, none = np.ones((1, 2, 64), np.float32), np.empty((1, 0, 64), np.float32)
+    five = native.make_group(5, codebook(5, 64, Marginal.SPHERE), 64, 0.0, 1.0)
+    eye = np.eye(64, dtype=np.float32)
+    flat = np.zeros(64, np.float32)
+    with pytest.raises(ValueError, match="1-4 or 8 bits"):
+        native.make_codec(
+            [five], (eye, eye), five, (eye, eye), mean=flat, value_mean=flat, frequencies=x[0, :32]
+        )
     with pytest.raises(ValueError, match="no token"):
         native.attend([codec], [np.empty(0, np.uint8)], q, none, none, q, 0, 0, 0, 1.0, 1)

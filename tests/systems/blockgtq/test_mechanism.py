@@ -93,9 +93,11 @@ def test_rotations_leave_no_direction_preferred() -> None:
     assert np.allclose((firsts**2).mean(axis=0), 0.25, atol=0.02)
 
 
+@pytest.mark.parametrize("v_bits", [3, 8])
 @pytest.mark.parametrize(("mode", "peel"), MODES)
-def test_codes_are_the_same_at_every_level(mode: str, peel: bool) -> None:
-    head = calibration().plan(3.5 if mode == "paper" else 3, 3, mode, mean_peel=peel).heads[0][0]
+def test_codes_are_the_same_at_every_level(mode: str, peel: bool, v_bits: int) -> None:
+    k_bits = 3.5 if mode == "paper" else 3
+    head = calibration().plan(k_bits, v_bits, mode, mean_peel=peel).heads[0][0]
     _, keys, values = layer(seed=5)
     tiles = []
     for level in available_levels():
@@ -123,9 +125,24 @@ def test_keys_and_values_come_back_within_the_predicted_error(mode: str, peel: b
     assert share == pytest.approx(distortion(3, 64, head.marginal), rel=0.08)
 
 
-def test_bits_are_counted_to_the_byte() -> None:
+@pytest.mark.parametrize("v_bits", [1, 2, 4, 8])
+def test_values_of_any_width_come_back_within_the_known_error(v_bits: int) -> None:
+    plan = calibration(tokens=600).plan(3, v_bits)
+    _, keys, values = layer(tokens=400, seed=1)
+    store = PackedStore(plan.heads[0])
+    store.append(keys[None], values[None])
+    share = ((store.read()[1][0] - values) ** 2).sum() / (values**2).sum()
+    # what is kept has the value's norm again, to within half a step of its eight bits
+    low, high = plan.heads[0][0].v_range
+    norm = ((high - low) / 254 * np.log(2)) ** 2 / 12
+    turned = 2 - 2 * np.sqrt(1 - distortion(v_bits, 64, Marginal.SPHERE))
+    assert share == pytest.approx(turned + norm, rel=0.1)
+
+
+@pytest.mark.parametrize("v_bits", [2, 8])
+def test_bits_are_counted_to_the_byte(v_bits: int) -> None:
     for mode, peel in MODES:
-        head = calibration().plan(3, 2, mode, mean_peel=peel).heads[0][0]
+        head = calibration().plan(3, v_bits, mode, mean_peel=peel).heads[0][0]
         assert head.codec.tile_bytes == 32 * (head.key_bits + head.value_bits) // 8
         if mode == "compact":
             assert head.key_bits <= 3 * 64 + 16

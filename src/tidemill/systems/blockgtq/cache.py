@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -66,23 +67,23 @@ class PackedLayer(CacheLayerMixin):
 
     def _states(self, count: int, like: torch.Tensor) -> tuple[LaterTensor, LaterTensor]:
         shape = (like.shape[0], like.shape[1], count, like.shape[3])
-        seen = self.store.version
+        seen, read = self.store.version, cache(lambda: self.store.read(count))
 
         def part(which: int) -> LaterTensor:
             return LaterTensor.of(
-                shape, like, self.store, lambda: self._unpacked(count, which, seen)
+                shape, like, self.store, lambda: self._unpacked(seen, lambda: read()[which])
             )
 
         return part(0), part(1)
 
-    def _unpacked(self, count: int, which: int, seen: int) -> torch.Tensor:
+    def _unpacked(self, seen: int, read: Callable[[], np.ndarray[Any, Any]]) -> torch.Tensor:
         if self.store.version != seen:
             raise InputError(
                 f"{self.store.name}: keys of an earlier step — the cache went on; must be used "
                 "before its next update; clone them."
             )
         _told_once()
-        return torch.from_numpy(self.store.read(count)[which])
+        return torch.from_numpy(read())
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of what `update` will give."""
@@ -151,14 +152,9 @@ class BlockGTQCache(Cache):
     def report(self) -> dict[str, float]:
         """Lengths, bytes, bits per number and what fp16 would take; warns of norms out of range."""
         stores = self.stores
-        numbers = sum(
-            2
-            * s.rows
-            * len(s.heads)
-            * s.heads[0].dim
-            * (s.visible if s.window.sliding else s.length)
-            for s in stores
-        )
+        held = [s.visible if s.window.sliding else s.length for s in stores]
+        pairs = zip(stores, held, strict=True)
+        numbers = sum(2 * s.rows * len(s.heads) * s.heads[0].dim * count for s, count in pairs)
         norms = sum(s.rows * s.length * sum(len(h.groups) + 1 for h in s.heads) for s in stores)
         share = sum(s.saturated for s in stores) / max(1, norms)
         if share > SATURATED:

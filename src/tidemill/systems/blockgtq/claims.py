@@ -50,8 +50,8 @@ RETRIEVAL = Trial(
     name="retrieval",
     measure=quality.retrieval,
     summary=Text(
-        "Needles in WikiText-2 at K2V2: the only one of its kind, one of four, three of a key.",
-        "WikiText-2 大海捞针(K2V2 缓存):同类唯一、四选一、一键三值。",
+        "Needles in WikiText-2 at K2V2: the only one of its kind, one of four, both of a key.",
+        "WikiText-2 大海捞针(K2V2 缓存):同类唯一、四选一、一键两值。",
     ),
     quick_s=400,
     full_s=5400,

@@ -72,6 +72,7 @@ struct Group {
   bool has_half() const { return dims % 4 != 0; }
   size_t norm_bytes() const { return is_logarithmic ? 1 : 2; }
   size_t bytes() const { return kTile * norm_bytes() + 4 * width * dims; }
+  float level_scale() const { return width < kWide ? narrow_scale : wide_scale; }
   float norm(const uint8_t* tile, size_t slot) const;
   // Returns whether the norm lay outside the calibrated range.
   bool set_norm(uint8_t* tile, size_t slot, float norm) const;

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from tidemill.errors import ConfigError
 
-VALUE_BITS = (1, 4)
+VALUE_BITS = (1, 2, 3, 4, 8)
 KEY_BITS = (1.0, 8.0)
 
 
@@ -30,8 +30,8 @@ def check_bits(k_bits: float, v_bits: int) -> None:
     """
     if not KEY_BITS[0] <= k_bits <= KEY_BITS[1]:
         raise ConfigError.of("k_bits", k_bits, "in [1, 8]", "bits per dimension of a key")
-    if not VALUE_BITS[0] <= v_bits <= VALUE_BITS[1]:
-        raise ConfigError.of("v_bits", v_bits, "in 1-4", "bits per dimension of a value")
+    if v_bits not in VALUE_BITS:
+        raise ConfigError.of("v_bits", v_bits, "in 1-4 or 8", "bits per dimension of a value")
 
 
 def check_windows(sink: int, recent: int) -> None:
@@ -58,7 +58,8 @@ class BlockGTQConfig:
         default=3.0, metadata=_help("Bits per dimension of a key, 1-8.", "键每维比特数,1–8。")
     )
     v_bits: int = field(
-        default=3, metadata=_help("Bits per dimension of a value, 1-4.", "值每维比特数,1–4。")
+        default=3,
+        metadata=_help("Bits per dimension of a value, 1-4 or 8.", "值每维比特数,1–4 或 8。"),
     )
     mode: Mode = field(
         default=Mode.COMPACT,

@@ -71,7 +71,7 @@ Codec make_codec(const std::vector<Group>& groups, const Matrices& key, const Gr
     dims += group.dims;
   }
   require(dims == codec.dim && value.dims == codec.dim, "groups must cover the head");
-  require(value.width <= 4, "values take 1-4 bits");
+  require(value.width <= 4 || value.width == 8, "values take 1-4 or 8 bits");
   codec.groups = groups;
   codec.value = value;
   codec.key = make_transform(codec.dim, key);

@@ -27,7 +27,8 @@ void bind_kv(nb::module_& m) {
                                    {codecs.begin(), codecs.end()}, interleaved, pages);
           },
           "layers"_a, "kv_heads"_a, "codecs"_a, "interleaved"_a, "pages"_a)
-      .def_prop_ro("page_bytes", &PackedArena::page_bytes);
+      .def_prop_ro("page_bytes",
+                   [](const PackedArena& arena) { return arena.pool().page_bytes(); });
   m.def(
       "packed_kv",
       [](std::shared_ptr<PackedArena> arena) -> std::shared_ptr<KVCache> {

@@ -1,10 +1,7 @@
 #include "packed_kv.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cmath>
-#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -13,7 +10,6 @@
 namespace tidemill::blockgtq {
 
 using models::InputError;
-using models::OutOfPool;
 using models::Queries;
 
 namespace {
@@ -35,65 +31,38 @@ void check_finite(const float* x, size_t dim, const char* what, size_t layer, si
                        "activations overflow.");
 }
 
+// Where the tile of each KV head begins in a page, and where the page ends.
+std::vector<size_t> offsets_of(models::KVShape shape,
+                               const std::vector<std::shared_ptr<const Codec>>& codecs) {
+  if (codecs.empty() || codecs.size() != shape.layers * shape.kv_heads)
+    throw std::invalid_argument("a packed arena needs a codec for each KV head of each layer");
+  std::vector<size_t> offsets{0};
+  for (const auto& codec : codecs) {
+    if (codec->dim != shape.head_dim) throw std::invalid_argument("a codec of another head size");
+    offsets.push_back(offsets.back() + codec->tile_bytes);
+  }
+  return offsets;
+}
+
 }  // namespace
 
 PackedArena::PackedArena(models::KVShape shape, std::vector<std::shared_ptr<const Codec>> codecs,
                          bool interleaved, size_t pages)
-    : shape_(shape), codecs_(std::move(codecs)), interleaved_(interleaved), pages_(pages) {
-  for (const auto& codec : codecs_) {
-    if (codec->dim != shape.head_dim) throw std::invalid_argument("a codec of another head size");
-    offsets_.push_back(page_bytes_);
-    page_bytes_ += codec->tile_bytes;
-  }
-  constexpr size_t kLargest = size_t{1} << 47;
-  if (codecs_.empty() || codecs_.size() != shape.layers * shape.kv_heads || pages == 0 ||
-      pages > UINT32_MAX || pages > kLargest / page_bytes_)
-    throw std::invalid_argument("a packed arena of these sizes cannot be");
-  void* const memory = mmap(nullptr, pages * page_bytes_, PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) throw std::bad_alloc();
-  memory_ = static_cast<uint8_t*>(memory);
-}
-
-PackedArena::~PackedArena() { munmap(memory_, pages_ * page_bytes_); }
-
-void PackedArena::take(size_t count, std::vector<uint32_t>& pages) {
-  const std::lock_guard lock(guard_);
-  const size_t there = free_.size() + pages_ - fresh_;
-  if (count > there)
-    throw OutOfPool("kv cache — " + std::to_string(count) + " more tiles of 32 tokens asked, " +
-                    std::to_string(there) + " of " + std::to_string(pages_) +
-                    " are free; end a sequence, or open the model with a larger context.");
-  pages.reserve(pages.size() + count);
-  for (; count > 0; --count) {
-    if (free_.empty()) {
-      pages.push_back(static_cast<uint32_t>(fresh_++));
-      continue;
-    }
-    pages.push_back(free_.back());
-    free_.pop_back();
-  }
-}
-
-void PackedArena::give_back(uint32_t page) {
-  const std::lock_guard lock(guard_);
-  free_.push_back(page);
-}
-
-PackedKV::~PackedKV() {
-  for (const uint32_t page : table_) arena_->give_back(page);
-}
+    : shape_(shape),
+      codecs_(std::move(codecs)),
+      offsets_(offsets_of(shape, codecs_)),
+      interleaved_(interleaved),
+      pool_(pages, offsets_.back(), models::Reused::kAsLeft) {}
 
 void PackedKV::reserve(size_t tokens) {
   const size_t wanted = (length_ + tokens + kTile - 1) / kTile;
-  if (wanted > table_.size()) arena_->take(wanted - table_.size(), table_);
+  if (wanted > table_.size()) arena_->pool().take(wanted - table_.size(), table_);
 }
 
 // Slots at or after `length` keep their bits: no query sees them, and the next append writes them.
 void PackedKV::truncate(size_t length) {
   length_ = std::min(length, length_);
-  const size_t kept = (length_ + kTile - 1) / kTile;
-  for (; table_.size() > kept; table_.pop_back()) arena_->give_back(table_.back());
+  arena_->pool().give_back(table_, (length_ + kTile - 1) / kTile);
 }
 
 // Dimensions as the codec has them: RoPE turns i and i + d/2 together.
@@ -156,7 +125,7 @@ void PackedKV::attend_token(const Queries& queries, size_t head, size_t token,
   const size_t dim = shape().head_dim, row = queries.layer * shape().kv_heads + head;
   const size_t group = queries.heads / shape().kv_heads, position = length_ + token;
   const Reach reach{first_seen(queries, position), position + 1, 0};
-  const Tiles tiles{arena_->tile(0, row), arena_->page_bytes(), table_.data()};
+  const Tiles tiles{arena_->tile(0, row), arena_->pool().page_bytes(), table_.data()};
   const float* const q = queries.q + token * queries.ldq + head * group * dim;
   float turned[kHeads * kMaxDim];
   for (size_t first = 0; first < group; first += kHeads) {

@@ -5,48 +5,34 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "../../models/kv.hpp"
+#include "../../models/page_pool.hpp"
 #include "codec.hpp"
 
 namespace tidemill::blockgtq {
 
-// Memory is reserved at once and taken from the system when a page is first used.
 class PackedArena {
  public:
   // `codecs`: of each KV head, layer by layer. `interleaved`: RoPE turns neighbouring dimensions.
   // Throws std::invalid_argument for sizes that cannot be, std::bad_alloc.
   PackedArena(models::KVShape shape, std::vector<std::shared_ptr<const Codec>> codecs,
               bool interleaved, size_t pages);
-  ~PackedArena();
-  PackedArena(const PackedArena&) = delete;
-  PackedArena& operator=(const PackedArena&) = delete;
 
   models::KVShape shape() const { return shape_; }
   bool interleaved() const { return interleaved_; }
-  size_t pages() const { return pages_; }
-  size_t page_bytes() const { return page_bytes_; }
   const Codec& codec(size_t row) const { return *codecs_[row]; }
-  uint8_t* tile(uint32_t page, size_t row) const {
-    return memory_ + page * page_bytes_ + offsets_[row];
-  }
-
-  // All or none: throws OutOfPool.
-  void take(size_t count, std::vector<uint32_t>& pages);
-  void give_back(uint32_t page);
+  uint8_t* tile(uint32_t page, size_t row) const { return pool_.at(page) + offsets_[row]; }
+  models::PagePool& pool() { return pool_; }
+  const models::PagePool& pool() const { return pool_; }
 
  private:
   models::KVShape shape_;
   std::vector<std::shared_ptr<const Codec>> codecs_;
   std::vector<size_t> offsets_;  // in a page, of each KV head's tile
   bool interleaved_;
-  size_t pages_, page_bytes_ = 0;
-  uint8_t* memory_ = nullptr;
-  size_t fresh_ = 0;  // pages from here on were never used
-  std::mutex guard_;
-  std::vector<uint32_t> free_;
+  models::PagePool pool_;
 };
 
 // What a query gets depends neither on the threads nor on how a prompt is cut: positions are cut at
@@ -56,12 +42,12 @@ class PackedKV final : public models::KVCache {
   static constexpr size_t kRange = 1024;
 
   explicit PackedKV(std::shared_ptr<PackedArena> arena) : arena_(std::move(arena)) {}
-  ~PackedKV() override;
+  ~PackedKV() override { arena_->pool().give_back(table_); }
 
   models::KVShape shape() const override { return arena_->shape(); }
   size_t length() const override { return length_; }
-  size_t bytes() const override { return table_.size() * arena_->page_bytes(); }
-  size_t capacity() const override { return arena_->pages() * kTile; }
+  size_t bytes() const override { return table_.size() * arena_->pool().page_bytes(); }
+  size_t capacity() const override { return arena_->pool().pages() * kTile; }
   void reserve(size_t tokens) override;
   void append(size_t layer, size_t tokens, const float* k, size_t ldk, const float* v,
               size_t ldv) override;

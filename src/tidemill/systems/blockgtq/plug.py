@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tidemill.models.model_file import ModelFile
     from tidemill.models.sockets import NativeKVCache
 
-_OPTIONS = re.compile(r"k(?P<k>[1-8](?:\.\d+)?)v(?P<v>[1-4])(?:,(?P<mode>paper|compact|uniform))?")
+_OPTIONS = re.compile(r"k([1-8](?:\.\d+)?)v([1-48])(?:,(paper|compact|uniform))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,11 @@ class BlockGTQPlug:
         """
         found = _OPTIONS.fullmatch(options or "k3v3")
         if found is None:
-            allowed = "kXvY or kXvY,MODE with X in 1-8, Y in 1-4, MODE paper, compact or uniform"
+            allowed = "kXvY or kXvY,MODE: X in 1-8, Y in 1-4 or 8, MODE paper, compact or uniform"
             raise ConfigError.of("kv-cache", f"blockgtq:{options}", allowed, "as in blockgtq:k3v3")
-        k_bits, v_bits = float(found["k"]), int(found["v"])
+        k_bits, v_bits = float(found[1]), int(found[2])
         check_bits(k_bits, v_bits)
-        return cls(k_bits, v_bits, Mode(found["mode"] or Mode.COMPACT))
+        return cls(k_bits, v_bits, Mode(found[3] or Mode.COMPACT))
 
     def pool(self, model: ModelFile, tokens: int) -> PackedPool:
         """Room for ``tokens`` tokens; calibrates ``model`` unless that was done before.

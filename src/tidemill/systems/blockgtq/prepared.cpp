@@ -33,7 +33,7 @@ void round_query(const Group& group, const float* q, size_t head, float scale, G
       if (i >= 4 * group.quads()) bytes[i + 2] = bytes[i];
     }
   }
-  made.factor[head] = scale * step * (is_wide ? group.wide_scale : group.narrow_scale);
+  made.factor[head] = scale * step * group.level_scale();
   made.offset[head] = is_wide ? 0.0f : -kMiddle * static_cast<float>(total) * made.factor[head];
 }
 
@@ -104,7 +104,7 @@ void Prepared::walk(const Tiles& tiles, const Reach& reach, size_t begin, size_t
     }
     read_norms(codec.value, tile, norms);
     weighing.weigh(scores, norms, levels, factor, partial.out.data());
-    for (float& each : factor) each *= codec.value.narrow_scale;
+    for (float& each : factor) each *= codec.value.level_scale();
     add_value_products(codec.value, codec.dim, tile + codec.value.codes, levels, factor, heads,
                        partial.out.data());
   }

@@ -1,8 +1,9 @@
 // Integer products of a tile's centroids with queries and with attention weights: the inner loops.
 //
 // Narrow keys (widths 1-4): centroids on 0..63, queries int8; two products of two pairs fit into 16
-// bits: 2 * 2 * 63 * 127 < 2^15. Wide keys (5-8): both on 12 bits. Values: centroids on -32..32,
-// weights on 0..255: 2 * 2 * 32 * 255 < 2^15. Both builds give the same integers.
+// bits: 2 * 2 * 63 * 127 < 2^15. Wide keys (5-8): both on 12 bits. Values: weights on 0..255,
+// centroids on -32..32, so that 2 * 2 * 32 * 255 < 2^15; wide ones (8) on 12 bits. Both builds give
+// the same integers.
 #pragma once
 
 #include "codec.hpp"

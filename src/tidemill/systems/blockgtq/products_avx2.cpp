@@ -64,6 +64,11 @@ inline void add_score(__m256i sum, float factor, float offset, __m256 norm, floa
   _mm256_storeu_ps(scores, _mm256_fmadd_ps(norm, product, load(scores)));
 }
 
+inline void add_value(__m256i sum, float factor, float* out) {
+  const __m256 made = _mm256_cvtepi32_ps(sum);
+  _mm256_storeu_ps(out, _mm256_fmadd_ps(made, _mm256_set1_ps(factor), load(out)));
+}
+
 inline __m256i table_of(const uint8_t* bytes) {
   return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
@@ -208,11 +213,27 @@ void narrow_values(const Group& group, size_t dim, const uint8_t* codes, const u
         sum[h] = _mm256_add_epi32(sum[h], widen(products));
       }
     }
-    for (size_t h = 0; h < kCount; ++h) {
-      float* at = out + h * dim + block;
-      const __m256 made = _mm256_cvtepi32_ps(sum[h]);
-      _mm256_storeu_ps(at, _mm256_fmadd_ps(made, _mm256_set1_ps(factor[h]), load(at)));
+    for (size_t h = 0; h < kCount; ++h) add_value(sum[h], factor[h], out + h * dim + block);
+  }
+}
+
+template <unsigned kWidth, size_t kCount>
+void wide_values(const Group& group, size_t dim, const uint8_t* codes, const uint8_t* weights,
+                 const float* factor, float* out) {
+  for (size_t block = 0; block < dim; block += 8) {
+    __m256i sum[kCount];
+    for (size_t h = 0; h < kCount; ++h) sum[h] = _mm256_setzero_si256();
+    for (size_t quad = 0; quad < 8; ++quad, codes += 4 * kWidth) {
+      const Words words = wide<kWidth>(group, codes);
+      for (size_t h = 0; h < kCount; ++h) {
+        int four;
+        std::memcpy(&four, weights + h * kTile + 4 * quad, 4);
+        const __m256i weight = _mm256_cvtepu8_epi16(_mm_set1_epi32(four));
+        sum[h] = _mm256_add_epi32(sum[h], _mm256_hadd_epi32(_mm256_madd_epi16(words.low, weight),
+                                                            _mm256_madd_epi16(words.high, weight)));
+      }
     }
+    for (size_t h = 0; h < kCount; ++h) add_value(sum[h], factor[h], out + h * dim + block);
   }
 }
 
@@ -237,9 +258,14 @@ KeyKernel key_kernel(size_t heads, std::index_sequence<kCounts...>) {
 
 template <unsigned kWidth, size_t... kCounts>
 ValueKernel value_kernel(size_t heads, std::index_sequence<kCounts...>) {
-  static constexpr ValueKernel pairs[] = {&narrow_values<Dots::kPairs, kWidth, kCounts + 1>...},
-                               vnni[] = {&narrow_values<Dots::kVnni, kWidth, kCounts + 1>...};
-  return (models::uses_vnni() ? vnni : pairs)[heads - 1];
+  if constexpr (kWidth >= kWide) {
+    static constexpr ValueKernel wide[] = {&wide_values<kWidth, kCounts + 1>...};
+    return wide[heads - 1];
+  } else {
+    static constexpr ValueKernel pairs[] = {&narrow_values<Dots::kPairs, kWidth, kCounts + 1>...},
+                                 vnni[] = {&narrow_values<Dots::kVnni, kWidth, kCounts + 1>...};
+    return (models::uses_vnni() ? vnni : pairs)[heads - 1];
+  }
 }
 
 constexpr auto kCounts = std::make_index_sequence<kHeads>();
@@ -272,8 +298,11 @@ void add_value_products(const Group& group, size_t dim, const uint8_t* codes,
     case 3:
       kernel = value_kernel<3>(heads, kCounts);
       break;
-    default:
+    case 4:
       kernel = value_kernel<4>(heads, kCounts);
+      break;
+    default:
+      kernel = value_kernel<8>(heads, kCounts);
   }
   kernel(group, dim, codes, weights, factor, out);
 }

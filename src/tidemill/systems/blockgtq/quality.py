@@ -67,8 +67,8 @@ class Scale:
 
 
 _HAYSTACKS = (
-    *((Kind.SINGLE, 600), (Kind.MANY_KEYS, 600), (Kind.SINGLE, 1200), (Kind.MANY_KEYS, 1200)),
-    *((Kind.MANY_VALUES, 1200), (Kind.MANY_VALUES, 2000), (Kind.SINGLE, 2000)),
+    *((Kind.SINGLE, 600), (Kind.MANY_KEYS, 600), (Kind.MANY_VALUES, 1200), (Kind.MANY_KEYS, 1200)),
+    *((Kind.MANY_VALUES, 1200), (Kind.MANY_KEYS, 2000), (Kind.SINGLE, 2000)),
     (Kind.MANY_KEYS, 4000),
 )
 _SMALL = ((Kind.SINGLE, 300), (Kind.MANY_VALUES, 300))
