@@ -136,3 +136,19 @@ def test_a_refusal_says_how_to_get_permission() -> None:
     text = str(_missing(PermissionError(1, "no"), Feature.NONE))
     assert "unprivileged_userfaultfd=1" in text
     assert "/dev/userfaultfd" in text
+
+
+def test_who_waits_for_a_page_that_is_installed_at_the_start_goes_on(
+    faults: Userfaultfd, memory: Watch
+) -> None:
+    region = memory(4)
+    faults.register(region.ctypes.data, region.size)
+    seen: list[int] = []
+    waiter = threading.Thread(target=lambda: seen.append(int(read(region, 2 * PAGE, 1)[0])))
+    waiter.start()
+    waiting(faults)  # nobody reads the event
+    pages = np.full(2 * PAGE, 7, np.uint8)
+    runs = np.array([[1, 2, 0]], np.uint64)
+    assert faults.install_runs(region.ctypes.data, runs, pages, wakes=True) == 2 * PAGE
+    waiter.join(20)
+    assert seen == [7]

@@ -112,9 +112,19 @@ class Userfaultfd:
         """Install zero pages, as `copy`."""
         return self.native.install(address, None, size, wakes)
 
-    def install_runs(self, base: int, runs: NDArray[np.uint64], pages: NDArray[np.uint8]) -> int:
-        """Install runs, (n, 3): first page, pages, slot in ``pages``; wakes nobody. The bytes."""
-        return self.native.install_runs(base, np.ascontiguousarray(runs, np.uint64), pages)
+    def install_runs(
+        self,
+        base: int,
+        runs: NDArray[np.uint64],
+        pages: NDArray[np.uint8],
+        *,
+        wakes: bool = False,
+    ) -> int:
+        """Install runs, (n, 3): first page, pages, slot in ``pages``; the bytes.
+
+        With ``wakes``, whoever waits for one of them already goes on.
+        """
+        return self.native.install_runs(base, np.ascontiguousarray(runs, np.uint64), pages, wakes)
 
     def events(self) -> list[FaultEvent]:
         """Up to 16 events that wait; does not block."""

@@ -61,13 +61,15 @@ Run run_of(const Runs& runs, size_t i, const Bytes& pages) {
   return {runs(i, 0) * kPageBytes, bytes, pages.data() + from};
 }
 
-// Installs every run (guest page, pages, slot); nobody waits for them yet. The bytes moved.
-uint64_t install_runs(const Userfaultfd& faults, uint64_t base, Runs runs, Bytes pages) {
+// Installs every run (guest page, pages, slot) before anybody reads the events: who waits for a
+// page already must be woken here. The bytes moved.
+uint64_t install_runs(const Userfaultfd& faults, uint64_t base, Runs runs, Bytes pages,
+                      bool wakes) {
   uint64_t moved = 0;
   for (size_t i = 0; i < runs.shape(0); ++i) {
     const Run run = run_of(runs, i, pages);
     uint64_t done = 0;
-    if (faults.install(base + run.to, run.from, run.bytes, kPageBytes, false, done) !=
+    if (faults.install(base + run.to, run.from, run.bytes, kPageBytes, wakes, done) !=
         Installed::Done)
       throw std::runtime_error("pages cannot be installed before the guest runs");
     moved += run.bytes;
@@ -101,7 +103,7 @@ void register_faults(nb::module_& m) {
             return it.install(to, data, bytes, kPageBytes, wakes, done) == Installed::Done;
           },
           "to"_a, "from"_a.none(), "bytes"_a, "wakes"_a = true)
-      .def("install_runs", &install_runs, "base"_a, "runs"_a, "pages"_a, Released())
+      .def("install_runs", &install_runs, "base"_a, "runs"_a, "pages"_a, "wakes"_a, Released())
       .def("events", [](const Userfaultfd& it) {
         std::vector<FaultEvent> events(16);
         events.resize(it.read(events.data(), events.size()));

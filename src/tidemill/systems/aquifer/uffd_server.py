@@ -174,7 +174,7 @@ class UffdServer:
         with self._served.borrow() as lease:
             runs = located(self._served.maps.hot_runs, ranges)
             at = np.array([(a // PAGE, n, slot) for a, n, slot in runs], np.uint64).reshape(-1, 3)
-            faults.install_runs(0, at, np.frombuffer(lease.hot, np.uint8))
+            faults.install_runs(0, at, np.frombuffer(lease.hot, np.uint8), wakes=True)
 
     def close(self) -> None:
         """Stop answering; guests that still run wait for ever unless they are killed first."""

@@ -21,7 +21,7 @@ from tidemill.systems.aquifer.snapshot import PAGE, Snapshot
 _PAGES = 600
 _SLOW_S = 5.0
 _NUMBERS = (0, 1, 7, 8, 511, 512, PAGE - 1, PAGE, 1 << 31, (1 << 32) - 1, 1 << 40, (1 << 64) - 1)
-_VALUES = (*_NUMBERS, -1, 0.5, True, None, "", "4096", [], {}, [[]], {"size": 1})
+_VALUES: list[object] = [*_NUMBERS, -1, 0.5, True, None, "", "4096", [], [[]], {"size": 1}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +46,15 @@ def fuzz(seconds: float, seed: int = 0) -> FuzzReport:
     generator = random.Random(seed)
     whole = _whole(seed)
     crashes: list[str] = []
-    counts = [0, 0, 0]
+    snapshots = accepted = 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        counts[0] += 1
+        snapshots += 1
         damaged = _damaged(whole, generator)
-        counts[1] += _survives(lambda data=damaged: _read_whole(data), crashes)
-        counts[2] += 1
+        accepted += _survives(lambda data=damaged: _read_whole(data), crashes)
         message = _message(generator)
         _survives(lambda text=message: parse_regions(text, 4 << 20), crashes)
-    return FuzzReport(seconds, *counts, tuple(crashes))
+    return FuzzReport(seconds, snapshots, accepted, snapshots, tuple(crashes))
 
 
 def _survives(parse: Callable[[], object], crashes: list[str]) -> bool:
