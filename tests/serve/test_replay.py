@@ -212,3 +212,17 @@ def test_too_small_a_context_cannot_be_timed(model: Model) -> None:
     file, decoder = model
     with pytest.raises(ConfigError, match="context"):
         measure_steps(Engine(decoder, file.tokenizer))
+
+
+def test_calibrate_writes_what_replay_simulates(
+    model_path: Callable[[str], Path], tmp_path: Path
+) -> None:
+    table = str(tmp_path / "here.json")
+    words = ["calibrate", str(model_path("smollm2-135m")), table, "--repeats", "1"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "a decode" in result.stdout
+    again = ["replay", "--simulate", table, "--limit", "5", "--json"]
+    assert json.loads(CliRunner().invoke(app, again).stdout)["runs"][0]["served"] == 5
+    refused = CliRunner().invoke(app, ["calibrate", "smollm2-135m", "table.txt"])
+    assert isinstance(refused.exception, ConfigError)

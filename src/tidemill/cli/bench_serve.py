@@ -13,7 +13,7 @@ from tidemill.bench.atomic import check_writable, write_document
 from tidemill.bench.claim import Json
 from tidemill.bench.promise import checked_parts, line, merged, stored
 from tidemill.bench.trial import Budget
-from tidemill.cli.language_model import AsJson, Model, Threads, print_json, told
+from tidemill.cli.language_model import AsJson, Model, Threads, opened_file, print_json, told
 
 _PARTS = "streams, load, idle, prefix, flood, simulation, hour"
 
@@ -46,8 +46,6 @@ def bench_serve(
     Both serve the same file over HTTP with as many threads and get the same requests in turn.
     """
     from tidemill.bench.process import usable_threads
-    from tidemill.models.cli import pull_progress
-    from tidemill.models.model_file import open_model
     from tidemill.serve.serve_bench import QUICK, Bench, Sizes, parts
 
     check_writable(save)
@@ -55,8 +53,7 @@ def bench_serve(
     wanted = checked_parts(part or parts(), parts())
     sizes = Sizes() if budget is Budget.FULL else QUICK
     with (
-        pull_progress(f"pulling {model}", shown=not as_json) as report,
-        open_model(model, report=report) as file,
+        opened_file(model, quiet=as_json) as file,
         told(f"bench-serve {model}", quiet=as_json) as progress,
     ):
         bench = Bench(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tidemill.bench.atomic import check_writable
-from tidemill.cli.language_model import DecoderOptions, Kv, Model, Threads, Weights, opened, told
+from tidemill.cli.language_model import Kv, Model, Threads, Weights, opened_file, told
 
 
 def calibrate(
@@ -24,17 +24,26 @@ def calibrate(
 ) -> None:
     """Time steps of the engine here; `tidemill replay --simulate FILE.json` then simulates it."""
     from tidemill.errors import ConfigError
+    from tidemill.models.native_decoder import NativeDecoder, default_context
     from tidemill.serve.calibration import Engine, measure_steps
 
     if save.suffix != ".json":
         raise ConfigError.of("FILE.json", str(save), "a name that ends in .json")
     check_writable(save)
-    options = DecoderOptions(threads, None, weights, kv, max_num_seqs)
     with (
-        opened(model, options, quiet=False) as ready,
+        opened_file(model, quiet=False) as file,
         told(f"calibrate {model}", quiet=False) as progress,
     ):
-        engine = Engine(ready.decoder, ready.tokenizer, max_num_seqs, max_num_batched_tokens)
+        context = default_context(file.config, None)
+        decoder = NativeDecoder(
+            file,
+            threads=threads,
+            context=context,
+            kv_tokens=max_num_seqs * context,
+            weights=weights,
+            kv=kv,
+        )
+        engine = Engine(decoder, file.tokenizer, max_num_seqs, max_num_batched_tokens)
         table = measure_steps(engine, repeats=repeats, progress=progress)
     table.save(save)
     one, many = table.tokens[0][1] + table.samples[1][1], table.tokens[-1]

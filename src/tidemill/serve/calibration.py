@@ -52,6 +52,7 @@ class Engine:
             max_num_batched_tokens=batched_tokens or self.max_num_batched_tokens,
             max_model_len=self.decoder.context,
             max_queue=max_queue,
+            prefix_caching=DecoderExecutor(self.decoder).maps_pages,
         )
         return Scheduler(config, BlockPool(self.decoder.kv_tokens // PAGE_TOKENS, PAGE_TOKENS))
 
