@@ -15,7 +15,7 @@ from tidemill.systems.grinqh.graded_matrix import GROUP, GradedMatrix, column_by
 F64 = NDArray[np.float64]
 PART_GROUPS = 16
 """Groups of outputs to a part, at most; two parts at least, where there are two groups."""
-BLOCK = 2048
+BLOCK = 8192
 """Columns whose outliers are kept together."""
 
 

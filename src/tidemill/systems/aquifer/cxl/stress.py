@@ -86,7 +86,7 @@ def stress(
         while time.time() < end - kill_every_s:
             time.sleep(generator.uniform(0.2, 1.8) * kill_every_s)
             host = generator.randrange(hosts)
-            was_killed, was_broken = _killed(running[host])
+            was_killed, was_broken = _killed(running[host], end)
             kills, broken = kills + was_killed, broken + was_broken
             if generator.random() < 0.5:  # long enough to be fenced, sometimes
                 time.sleep(generator.uniform(0, kill_every_s))
@@ -98,14 +98,16 @@ def stress(
     return _report(seconds, kills, lines, reclaimed)
 
 
-def _killed(process: BaseProcess) -> tuple[bool, bool]:
-    """Whether it was killed now, or had ended by itself."""
+def _killed(process: BaseProcess, end: float) -> tuple[bool, bool]:
+    """Whether it was killed now, or had ended by itself before ``end`` or with an error."""
     was_running = process.is_alive()
+    is_early = time.time() < end
     if was_running and process.pid is not None:
         os.kill(process.pid, signal.SIGKILL)
     process.join()
+    is_broken = not was_running and (is_early or process.exitcode != 0)
     process.close()
-    return was_running, not was_running
+    return was_running, is_broken
 
 
 def _ended(process: BaseProcess) -> bool:
