@@ -71,8 +71,7 @@ def stress(
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=folder, prefix="tidemill-stress-") as where:
         path = CxlPool.create(Path(where) / "pool", 6 << 20, hosts=hosts, slots=5 * hosts)
-        log = Path(where) / "log"
-        end = time.time() + seconds
+        log, end = Path(where) / "log", time.time() + seconds
 
         def start(host: int) -> BaseProcess:
             chosen = generator.randrange(1 << 30)
@@ -100,8 +99,7 @@ def stress(
 
 def _killed(process: BaseProcess, end: float) -> tuple[bool, bool]:
     """Whether it was killed now, or had ended by itself before ``end`` or with an error."""
-    was_running = process.is_alive()
-    is_early = time.time() < end
+    was_running, is_early = process.is_alive(), time.time() < end
     if was_running and process.pid is not None:
         os.kill(process.pid, signal.SIGKILL)
     process.join()
